@@ -1,0 +1,126 @@
+/** The addon's raw border: the only file that touches it. One-to-one; handles are opaque; everything is checked there. */
+
+declare const tensorBrand: unique symbol
+declare const weightBrand: unique symbol
+declare const deviceBrand: unique symbol
+declare const fileBrand: unique symbol
+declare const lockBrand: unique symbol
+
+/** A strided view of device memory; it shares reference-counted storage with its views. */
+export interface NativeTensor {
+  readonly [tensorBrand]: true
+}
+/** A packed [rows, columns] matrix. */
+export interface NativeWeight {
+  readonly [weightBrand]: true
+}
+export interface NativeDevice {
+  readonly [deviceBrand]: true
+}
+/** An opened safetensors file whose header has been validated. */
+export interface NativeFile {
+  readonly [fileBrand]: true
+}
+export interface NativeLock {
+  readonly [lockBrand]: true
+}
+
+export type DType = 'f32' | 'bf16' | 'f16' | 'i32' | 'u8'
+
+export interface DeviceOptions {
+  index?: number
+  /** CPU workers; default: the least of affinity and cgroup quota. */
+  threads?: number
+  /** Highest instruction set allowed: portable, avx2, avx512, avx512-bf16. */
+  instructionSet?: string
+  /** Bytes; default: what the cgroup or the machine leaves. */
+  memoryBudget?: number
+}
+
+export interface DeviceInfo {
+  kind: string
+  name: string
+  threads: number
+  instructionSet: string
+  memoryBudget: number
+  memoryUsed: number
+  memoryReserved: number
+  memoryPeak: number
+  queueDepth: number
+}
+
+export interface SafetensorsEntry {
+  name: string
+  /** As the file spells it: F32, BF16, … */
+  dtype: string
+  shape: number[]
+  /** Bytes from the start of the file. */
+  begin: number
+  end: number
+}
+
+export interface NativeAddon {
+  /** Every device kind this build knows: the file it came from, or why it is not there. */
+  backends(): { kind: string; file: string | null; reason: string | null }[]
+
+  openDevice(kind: string, options: DeviceOptions): NativeDevice
+  /** Drops what is queued, waits for what runs, frees everything; handles of the device become disposed. */
+  closeDevice(device: NativeDevice): Promise<void>
+  describeDevice(device: NativeDevice): DeviceInfo
+  /** Resolves when everything queued before has finished; rejects with the first failure. */
+  synchronize(device: NativeDevice): Promise<void>
+  /** Gives cached memory back to the system. */
+  trim(device: NativeDevice): void
+
+  /** Contents are undefined. Throws OutOfMemory at once if the budget would be exceeded. */
+  allocate(device: NativeDevice, dtype: DType, shape: readonly number[]): NativeTensor
+  /** offset in elements from the tensor's first element; refused if any element would lie outside its storage. */
+  view(
+    tensor: NativeTensor,
+    offset: number,
+    shape: readonly number[],
+    strides: readonly number[],
+  ): NativeTensor
+  /** Idempotent. Work already queued still sees the memory. */
+  disposeTensor(tensor: NativeTensor): void
+  /** Contiguous tensors only. The bytes are copied before the call returns; their number must be exact. */
+  writeTensor(tensor: NativeTensor, bytes: ArrayBufferView): void
+  /** Contiguous tensors only. */
+  readTensor(tensor: NativeTensor): Promise<ArrayBuffer>
+
+  createWeight(
+    device: NativeDevice,
+    options: { rows: number; columns: number; storage: 'f32' | 'bf16'; compute: 'f32' | 'bf16' },
+  ): NativeWeight
+  disposeWeight(weight: NativeWeight): void
+
+  /** Queues one operation of src/kernels.h; fields are the struct's in camelCase; optional ones null or absent. */
+  run(device: NativeDevice, operation: string, args: object): void
+
+  openSafetensors(path: string): Promise<NativeFile>
+  safetensorsEntries(file: NativeFile): {
+    entries: SafetensorsEntry[]
+    metadata: [string, string][]
+  }
+  /** Reads the named tensor into a contiguous tensor of the same number of elements, converting the dtype. */
+  readSafetensors(file: NativeFile, name: string, tensor: NativeTensor): Promise<void>
+  /** Reads the named [n, columns] tensor into rows rowBegin … of a weight. */
+  readSafetensorsWeight(
+    file: NativeFile,
+    name: string,
+    weight: NativeWeight,
+    rowBegin: number,
+  ): Promise<void>
+  closeSafetensors(file: NativeFile): void
+  /** Writes path.tmp, syncs it, renames it to path and syncs the folder; on failure nothing is left behind. Entries are
+   * tensors (contiguous) or whole weights, converted to `dtype` on the way out. Returns the file's size in bytes. */
+  writeSafetensors(
+    path: string,
+    metadata: readonly (readonly [string, string])[],
+    entries: readonly { name: string; dtype: DType; shape: readonly number[]; source: NativeTensor | NativeWeight }[],
+  ): Promise<number>
+
+  /** An advisory lock on a file, created if need be, held until released or the process ends; null if another holds it. */
+  lockFile(path: string): NativeLock | null
+  unlockFile(lock: NativeLock): void
+}
