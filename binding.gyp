@@ -1,0 +1,20 @@
+# The fallback for a clone without cmake: the CPU-only addon, from the globs of CMakeLists.txt and
+# with its flags. It is not published: npm would run node-gyp over a prebuilt addon.
+{
+  'targets': [
+    {
+      'target_name': 'polylora',
+      'sources': ['<!@(node scripts/native-sources.mjs)'],
+      'include_dirs': ['src', 'node_modules/node-addon-api'],
+      'defines': ['NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS'],
+      # node-gyp turns exceptions and run-time types off, and picks a later standard.
+      'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
+      'cflags_cc': [
+        '-std=c++17', '-fexceptions', '-frtti', '-O3', '-Wall', '-Wextra', '-pthread',
+        '-ffp-contract=off', '-fno-math-errno', '-fvisibility=hidden', '-fvisibility-inlines-hidden',
+      ],
+      'ldflags': ['-pthread', '-Wl,--gc-sections'],
+      'libraries': ['-ldl'],
+    },
+  ],
+}
