@@ -1,4 +1,5 @@
-// Compiles the kernels of a file once for each instruction set, from one text. A file that wants it reads:
+// Compiles the kernels of a file once for each instruction set, from one text. A file that wants it
+// reads:
 //
 //   #define PL_TARGET_FILE "cpu/rms_norm.cc"  // itself
 //   #include "cpu/for_each_target.h"          // after every other include
@@ -12,11 +13,12 @@
 //   ... void run_rms_norm(Pool& pool, ...) { ... PL_SELECT(pool, rows)(...) ... }
 //   #endif
 //
-// The part under PL_TARGET is compiled under `#pragma GCC target`. It must stay in its unnamed namespace and use no
-// template and no inline function of the outside, the standard library's included: such a function would be emitted
-// here with this instruction set, as a weak symbol that the linker may pick for the whole program. It must contain no
-// lambda either: compilers disagree on whether a lambda inherits the target. Arithmetic is written out (fma() where a
-// fused multiply-add is meant), as the build forbids contraction.
+// The part under PL_TARGET is compiled under `#pragma GCC target`. It must stay in its unnamed
+// namespace and use no template and no inline function of the outside, the standard library's
+// included: such a function would be emitted here with this instruction set, as a weak symbol that
+// the linker may pick for the whole program. It must contain no lambda either: compilers disagree
+// on whether a lambda inherits the target. Arithmetic is written out (fma() where a fused
+// multiply-add is meant), as the build forbids contraction.
 #ifndef PL_TARGET
 
 #include <cstddef>
@@ -39,7 +41,8 @@
 #define PL_TARGET avx512
 #define PL_TARGET_AVX512 1
 PL_TARGET_PUSH(
-    "clang attribute push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c\"))), "
+    "clang attribute "
+    "push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c\"))), "
     "apply_to = function)",
     "GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c\")")
 #include "cpu/vector.h"
@@ -58,12 +61,10 @@ PL_TARGET_POP
 #undef PL_TARGET
 #undef PL_TARGET_AVX2
 
-#define PL_SELECT(pool, function)                                            \
-  ((pool).instruction_set() >= ::polylora::cpu::InstructionSet::avx512       \
-       ? avx512::function                                                    \
-       : (pool).instruction_set() == ::polylora::cpu::InstructionSet::avx2   \
-             ? avx2::function                                                \
-             : portable::function)
+#define PL_SELECT(pool, function)                                                         \
+  ((pool).instruction_set() >= ::polylora::cpu::InstructionSet::avx512 ? avx512::function \
+   : (pool).instruction_set() == ::polylora::cpu::InstructionSet::avx2 ? avx2::function   \
+                                                                       : portable::function)
 #else
 #define PL_SELECT(pool, function) ((void)(pool), portable::function)
 #endif

@@ -1,6 +1,7 @@
-// The vectors of one instruction set: Floats and Ints of kLanes elements. Included by cpu/for_each_target.h once for
-// each target. +, -, *, / and comparisons are the compiler's; a comparison gives Ints of 0 or -1. The number of lanes,
-// and so the order of every sum made here, depends on the instruction set alone.
+// The vectors of one instruction set: Floats and Ints of kLanes elements. Included by
+// cpu/for_each_target.h once for each target. +, -, *, / and comparisons are the compiler's; a
+// comparison gives Ints of 0 or -1. The number of lanes, and so the order of every sum made here,
+// depends on the instruction set alone.
 #ifdef PL_TARGET
 
 namespace polylora::cpu::PL_TARGET {
@@ -37,20 +38,30 @@ PL_INLINE Ints lane_index() {
   for (int i = 0; i < kLanes; ++i) lanes[i] = i;
   return lanes;
 }
-PL_INLINE Floats absolute(Floats x) { return as_floats(as_ints(x) & broadcast(int32_t(0x7fffffff))); }
+PL_INLINE Floats absolute(Floats x) {
+  return as_floats(as_ints(x) & broadcast(int32_t(0x7fffffff)));
+}
 
+// The masked forms with every lane on are the plain instructions; GCC 12 warns about its own
+// headers at the others.
 #if defined(PL_TARGET_AVX512)
 
 PL_INLINE Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 // x86's rule: the second operand where one is NaN.
-PL_INLINE Floats maximum(Floats a, Floats b) { return _mm512_max_ps(a, b); }
-PL_INLINE Floats minimum(Floats a, Floats b) { return _mm512_min_ps(a, b); }
-PL_INLINE Floats square_root(Floats x) { return _mm512_sqrt_ps(x); }
-PL_INLINE Ints to_ints(Floats x) { return (Ints)_mm512_cvtps_epi32(x); }  // to nearest, ties to even
-PL_INLINE Floats to_floats(Ints x) { return _mm512_cvtepi32_ps((__m512i)x); }
+PL_INLINE Floats maximum(Floats a, Floats b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+PL_INLINE Floats minimum(Floats a, Floats b) { return _mm512_maskz_min_ps(0xffff, a, b); }
+PL_INLINE Floats square_root(Floats x) { return _mm512_maskz_sqrt_ps(0xffff, x); }
+PL_INLINE Ints to_ints(Floats x) {
+  return (Ints)_mm512_maskz_cvtps_epi32(0xffff, x);
+}  // to nearest, ties to even
+PL_INLINE Floats to_floats(Ints x) { return _mm512_maskz_cvtepi32_ps(0xffff, (__m512i)x); }
 // The first n lanes, 0 <= n <= kLanes; the others are 0 and are not touched in memory.
-PL_INLINE Floats load_partial(const float* p, int n) { return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
-PL_INLINE void store_partial(float* p, Floats x, int n) { _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), x); }
+PL_INLINE Floats load_partial(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+PL_INLINE void store_partial(float* p, Floats x, int n) {
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), x);
+}
 
 #elif defined(PL_TARGET_AVX2)
 
@@ -97,7 +108,8 @@ PL_INLINE void store_partial(float* p, Floats x, int n) {
 // The upper half is folded onto the lower until one lane is left: a fixed tree.
 PL_INLINE float sum(Floats x) {
 #if defined(PL_TARGET_AVX512)
-  const __m256 x8 = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m256 x8 = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0),
+                                  _mm512_maskz_extractf32x8_ps(0xff, x, 1));
 #elif defined(PL_TARGET_AVX2)
   const __m256 x8 = x;
 #endif
@@ -113,7 +125,8 @@ PL_INLINE float sum(Floats x) {
 // Of lanes that are numbers.
 PL_INLINE float largest(Floats x) {
 #if defined(PL_TARGET_AVX512)
-  const __m256 x8 = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  const __m256 x8 = _mm256_max_ps(_mm512_maskz_extractf32x8_ps(0xff, x, 0),
+                                  _mm512_maskz_extractf32x8_ps(0xff, x, 1));
 #elif defined(PL_TARGET_AVX2)
   const __m256 x8 = x;
 #endif
