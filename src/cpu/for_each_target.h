@@ -30,34 +30,40 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#ifdef __clang__
-#define PL_TARGET_PUSH(clang, gcc) _Pragma(clang)
-#define PL_TARGET_POP _Pragma("clang attribute pop")
-#else
-#define PL_TARGET_PUSH(clang, gcc) _Pragma("GCC push_options") _Pragma(gcc)
-#define PL_TARGET_POP _Pragma("GCC pop_options")
-#endif
-
 #define PL_TARGET avx512
 #define PL_TARGET_AVX512 1
-PL_TARGET_PUSH(
-    "clang attribute "
-    "push(__attribute__((target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c\"))), "
-    "apply_to = function)",
-    "GCC target(\"avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c\")")
+#ifdef __clang__
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#endif
 #include "cpu/vector.h"
 #include PL_TARGET_FILE
-PL_TARGET_POP
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
 #undef PL_TARGET
 #undef PL_TARGET_AVX512
 
 #define PL_TARGET avx2
 #define PL_TARGET_AVX2 1
-PL_TARGET_PUSH("clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)",
-               "GCC target(\"avx2,fma\")")
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
 #include "cpu/vector.h"
 #include PL_TARGET_FILE
-PL_TARGET_POP
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
 #undef PL_TARGET
 #undef PL_TARGET_AVX2
 
