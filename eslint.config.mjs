@@ -3,7 +3,7 @@ import { defineConfig, globalIgnores } from 'eslint/config'
 import tseslint from 'typescript-eslint'
 
 export default defineConfig(
-  globalIgnores(['build/', 'dist/', 'prebuilds/', 'node_modules/']),
+  globalIgnores(['build/', 'dist/', '.dist-next/', 'prebuilds/', 'node_modules/']),
   js.configs.recommended,
   {
     files: ['**/*.ts'],

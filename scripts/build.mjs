@@ -1,0 +1,8 @@
+// npm run build
+import { bootstrap } from './bootstrap.mjs'
+import { runMain } from './run.mjs'
+
+runMain(async () => {
+  const done = await bootstrap()
+  console.error(done ? 'polylora: ready' : 'polylora: ready, nothing to do')
+})
