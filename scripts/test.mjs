@@ -1,6 +1,6 @@
 // npm test: builds what is missing, runs every suite, and ends with one line that sums them.
 // Arguments after -- go to mocha, which then runs alone: npm test -- test/errors.test.ts
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { bootstrap, buildNativePrograms, root } from './bootstrap.mjs'
@@ -37,6 +37,8 @@ async function runNativeTests() {
 }
 
 async function runMocha(args) {
+  const named = args.some((arg) => arg.endsWith('.ts') || existsSync(join(root, arg)))
+  const files = named ? [] : ['test/**/*.test.ts']
   const folder = mkdtempSync(join(tmpdir(), 'polylora-test-'))
   const file = join(folder, 'totals.json')
   const options = [
@@ -48,7 +50,7 @@ async function runMocha(args) {
   try {
     const result = await run(
       process.execPath,
-      ['node_modules/mocha/bin/mocha.js', ...options, ...args],
+      ['node_modules/mocha/bin/mocha.js', ...options, ...files, ...args],
       { cwd: root, timeoutMs: MOCHA_MS },
     )
     let totals
