@@ -1,5 +1,10 @@
 /** The addon's raw border: the only file that touches it. One-to-one; handles are opaque; everything is checked there. */
 
+import { createRequire } from 'node:module'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { DeviceError, errorFromCode, type PolyloraErrorName, errorCodes } from './errors.js'
+
 declare const tensorBrand: unique symbol
 declare const weightBrand: unique symbol
 declare const deviceBrand: unique symbol
@@ -57,6 +62,13 @@ export interface SafetensorsEntry {
   /** Bytes from the start of the file. */
   begin: number
   end: number
+}
+
+export interface NativeSafetensorsSource {
+  name: string
+  dtype: DType
+  shape: readonly number[]
+  source: NativeTensor | NativeWeight
 }
 
 export interface NativeAddon {
@@ -117,10 +129,86 @@ export interface NativeAddon {
   writeSafetensors(
     path: string,
     metadata: readonly (readonly [string, string])[],
-    entries: readonly { name: string; dtype: DType; shape: readonly number[]; source: NativeTensor | NativeWeight }[],
+    entries: readonly NativeSafetensorsSource[],
   ): Promise<number>
 
   /** An advisory lock on a file, created if need be, held until released or the process ends; null if another holds it. */
   lockFile(path: string): NativeLock | null
   unlockFile(lock: NativeLock): void
+
+  /**
+   * For tests: the `nth` system call named `call` (open, read, write, sync, rename, unlink, syncFolder) that the file
+   * functions make from now on fails with `error` (an errno name), or transfers one byte if `error` is 'short', or is
+   * interrupted once if it is 'EINTR'; null undoes it.
+   */
+  injectFileFault(fault: { call: string; nth: number; error: string } | null): void
+}
+
+/** The addon throws plain errors with one of these codes. */
+const nameByCode: Readonly<Record<string, PolyloraErrorName>> = {
+  Argument: 'ArgumentError',
+  Shape: 'ShapeError',
+  DType: 'DTypeError',
+  Disposed: 'DisposedError',
+  OutOfMemory: 'OutOfMemoryError',
+  Device: 'DeviceError',
+  Format: 'FormatError',
+  Io: 'FormatError',
+}
+
+/** The typed error for what the addon threw; anything else is returned as it is. */
+function typed(error: unknown): unknown {
+  if (!(error instanceof Error)) return error
+  const { code, details } = error as { code?: unknown; details?: Record<string, unknown> }
+  const name = typeof code === 'string' ? nameByCode[code] : undefined
+  if (name === undefined) return error
+  return errorFromCode(errorCodes[name], error.message, { details }) ?? error
+}
+
+type AnyFunction = (...args: unknown[]) => unknown
+
+function wrap(raw: AnyFunction): AnyFunction {
+  return (...args) => {
+    let result: unknown
+    try {
+      result = raw(...args)
+    } catch (error) {
+      throw typed(error)
+    }
+    if (!(result instanceof Promise)) return result
+    return result.catch((error: unknown) => {
+      throw typed(error)
+    })
+  }
+}
+
+let loaded: NativeAddon | undefined
+
+/**
+ * The addon, loaded on first use: from build/Release or prebuilds, whether this file runs from lib/ or dist/.
+ *
+ * @throws DeviceError if it is missing or cannot be loaded; `details` has `file` (null if none was found) and `reason`
+ */
+export function loadNative(): NativeAddon {
+  if (loaded !== undefined) return loaded
+  const require = createRequire(import.meta.url)
+  const root = dirname(dirname(fileURLToPath(import.meta.url)))
+  let file: string | null = null
+  let raw: Record<string, AnyFunction>
+  try {
+    file = (require('node-gyp-build') as { path(folder: string): string }).path(root)
+    raw = require(file) as Record<string, AnyFunction>
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message.trim() : String(cause)
+    throw new DeviceError(
+      file === null
+        ? `no native addon was found for this platform in ${root}: ${reason}`
+        : `the native addon ${file} could not be loaded: ${reason}`,
+      { details: { file, reason }, cause },
+    )
+  }
+  const wrapped: Record<string, AnyFunction> = {}
+  for (const [name, value] of Object.entries(raw)) wrapped[name] = wrap(value)
+  loaded = wrapped as unknown as NativeAddon
+  return loaded
 }

@@ -1,0 +1,106 @@
+import { DisposedError } from './errors.js'
+import {
+  loadNative,
+  type DeviceInfo,
+  type DeviceOptions,
+  type DType,
+  type NativeDevice,
+  type NativeTensor,
+} from './native.js'
+
+export type { DeviceInfo, DeviceOptions, DType }
+
+/** Where a device kind was loaded from, or why it is not there. */
+export interface Backend {
+  readonly kind: string
+  readonly file: string | null
+  readonly reason: string | null
+}
+
+/** Every device kind that this build knows. */
+export function backends(): Backend[] {
+  return loadNative().backends()
+}
+
+/**
+ * A device with its one queue: operations are checked and queued at once, run in order on threads of the device, and
+ * never block the event loop. A failure while running is sticky: every later await rejects with the first cause until
+ * the device is closed. An open device does not keep the process alive.
+ */
+export class Device {
+  readonly kind: string
+  readonly #native: NativeDevice
+  readonly #addon = loadNative()
+  #closing: Promise<void> | null = null
+
+  private constructor(kind: string, options: DeviceOptions) {
+    this.kind = kind
+    this.#native = this.#addon.openDevice(kind, options)
+  }
+
+  /**
+   * @param kind 'cpu'; 'auto' picks the fastest kind that is there
+   * @throws ArgumentError for an option that is not allowed, DeviceError if the kind is not there
+   */
+  static open(kind = 'auto', options: DeviceOptions = {}): Device {
+    return new Device(kind === 'auto' ? 'cpu' : kind, options)
+  }
+
+  /** The addon's handle. */
+  get native(): NativeDevice {
+    if (this.#closing !== null) throw new DisposedError(`the ${this.kind} device is closed`)
+    return this.#native
+  }
+
+  get isClosed(): boolean {
+    return this.#closing !== null
+  }
+
+  /** Threads, instruction set, and the memory in use now. */
+  get info(): DeviceInfo {
+    return this.#addon.describeDevice(this.native)
+  }
+
+  /**
+   * Queues one operation of src/kernels.h. The fields of `args` are those of the operation's struct in camelCase;
+   * optional ones are null, undefined or absent.
+   *
+   * @throws ArgumentError, ShapeError or DTypeError at once for arguments that do not fit
+   */
+  run(operation: string, args: object): void {
+    this.#addon.run(this.native, operation, args)
+  }
+
+  /** Memory with undefined contents, for `Tensor`. @throws OutOfMemoryError if the budget would be exceeded */
+  allocate(dtype: DType, shape: readonly number[]): NativeTensor {
+    return this.#addon.allocate(this.native, dtype, shape)
+  }
+
+  /** Resolves when everything queued so far has run. @throws DeviceError with the first failure */
+  async synchronize(): Promise<void> {
+    await this.#addon.synchronize(this.native)
+  }
+
+  /** Gives memory that is cached for reuse back to the system, once the queue has passed its last use. */
+  trim(): void {
+    this.#addon.trim(this.native)
+  }
+
+  /**
+   * Drops what is queued, waits for what runs, and frees all memory of the device. Its tensors and weights become
+   * disposed, and awaits on it reject. Idempotent.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#addon.closeDevice(this.#native)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+}
+
+/** {@link Device.open} as a function. */
+export function openDevice(kind = 'auto', options: DeviceOptions = {}): Device {
+  return Device.open(kind, options)
+}
