@@ -1,21 +1,24 @@
 /* The table of operations that every device fills in: the CPU in src/cpu, CUDA in cuda/.
  *
  * Contract
- * - An entry takes a stream and a size-prefixed plain struct. It only enqueues: it never allocates device memory,
- *   never waits and never reads device data. Tensors, lists and strings in the struct need to live only until the
- *   entry returns; what the tensors point to must live until the stream has passed the operation. Because memory is
- *   allocated and released in stream order, releasing a tensor right after the call is correct.
- * - The caller has checked shapes, dtypes and strides with pl_check_<operation> (src/checks). A device may assume
- *   what those functions guarantee; it must still survive any *values* (token ids, cumulative lengths, NaN): an index
- *   out of range fails the stream with a message, never the process.
- * - Outputs and scratch are the caller's. `workspace(stream, operation, args)` is the number of bytes of scratch an
- *   operation wants; the caller puts it in header.workspace.
- * - What changes between steps (learning rate, step, dropout step, gradient scale, skip flag, cumulative lengths) is
- *   read from device memory, so that a step can be captured as a graph.
+ * - An entry takes a stream and a size-prefixed plain struct. It only enqueues: it never allocates
+ * device memory, never waits and never reads device data. Tensors, lists and strings in the struct
+ * need to live only until the entry returns; what the tensors point to must live until the stream
+ * has passed the operation. Because memory is allocated and released in stream order, releasing a
+ * tensor right after the call is correct.
+ * - The caller has checked shapes, dtypes and strides with pl_check_<operation> (src/checks). A
+ * device may assume what those functions guarantee; it must still survive any *values* (token ids,
+ * cumulative lengths, NaN): an index out of range fails the stream with a message, never the
+ * process.
+ * - Outputs and scratch are the caller's. `workspace(stream, operation, args)` is the number of
+ * bytes of scratch an operation wants; the caller puts it in header.workspace.
+ * - What changes between steps (learning rate, step, dropout step, gradient scale, skip flag,
+ * cumulative lengths) is read from device memory, so that a step can be captured as a graph.
  * - Outputs are overwritten unless the struct's comment says "accumulates".
- * - Entries and fields are appended, never reordered; a struct's size says which fields its writer knew.
- * - A failure while running is sticky: later operations of the stream do not run, and every host callback and
- *   synchronisation reports the first cause until the device is closed.
+ * - Entries and fields are appended, never reordered; a struct's size says which fields its writer
+ * knew.
+ * - A failure while running is sticky: later operations of the stream do not run, and every host
+ * callback and synchronisation reports the first cause until the device is closed.
  */
 #ifndef POLYLORA_KERNELS_H
 #define POLYLORA_KERNELS_H
@@ -29,7 +32,14 @@ extern "C" {
 #define PL_ABI_VERSION 1
 #define PL_MAX_RANK 4
 
-typedef enum pl_dtype { PL_NONE = 0, PL_F32 = 1, PL_BF16 = 2, PL_F16 = 3, PL_I32 = 4, PL_U8 = 5 } pl_dtype;
+typedef enum pl_dtype {
+  PL_NONE = 0,
+  PL_F32 = 1,
+  PL_BF16 = 2,
+  PL_F16 = 3,
+  PL_I32 = 4,
+  PL_U8 = 5
+} pl_dtype;
 
 typedef enum pl_code {
   PL_OK = 0,
@@ -46,7 +56,8 @@ typedef struct pl_status {
   char message[508];
 } pl_status;
 
-/* A strided view of device memory. Strides count elements. An absent optional tensor has dtype PL_NONE. */
+/* A strided view of device memory. Strides count elements. An absent optional tensor has dtype
+ * PL_NONE. */
 typedef struct pl_tensor {
   void* data;
   int32_t dtype; /* pl_dtype */
@@ -56,7 +67,8 @@ typedef struct pl_tensor {
 } pl_tensor;
 
 typedef struct pl_stream pl_stream; /* a device with its one queue */
-typedef struct pl_weight pl_weight; /* a [rows, columns] matrix in the layout and format the device likes best */
+typedef struct pl_weight
+    pl_weight; /* a [rows, columns] matrix in the layout and format the device likes best */
 
 typedef struct pl_header {
   uint32_t size; /* sizeof of the whole struct */
@@ -65,35 +77,40 @@ typedef struct pl_header {
   uint64_t workspace_bytes;
 } pl_header;
 
-/* Dropout by Philox4x32-10 (src/philox.h has the numbering). No mask is stored: the same five values give the same
- * mask in forward and backward, whatever the batch, the packing and the tiling. The kept elements are scaled by
- * 1 / (1 - p), p being rounded to a multiple of 2^-16. `columns` of the mask are the input features. */
+/* Dropout by Philox4x32-10 (src/philox.h has the numbering). No mask is stored: the same five
+ * values give the same mask in forward and backward, whatever the batch, the packing and the
+ * tiling. The kept elements are scaled by 1 / (1 - p), p being rounded to a multiple of 2^-16.
+ * `columns` of the mask are the input features. */
 typedef struct pl_dropout {
-  float probability; /* 0 turns it off; below 1 */
-  uint32_t module;   /* which linear input of the model, < 2^16 */
-  uint64_t seed;     /* the adapter's */
-  pl_tensor step;    /* i32 [1]: the optimiser step */
+  float probability;      /* 0 turns it off; below 1 */
+  uint32_t module;        /* which linear input of the model, < 2^16 */
+  uint64_t seed;          /* the adapter's */
+  pl_tensor step;         /* i32 [1]: the optimiser step */
   pl_tensor row_sample;   /* i32 [T]: global index of the row's sample */
   pl_tensor row_position; /* i32 [T]: the row's position in its sample */
 } pl_dropout;
 
-/* ---- Products -------------------------------------------------------------------------------------------------- */
+/* ---- Products
+ * --------------------------------------------------------------------------------------------------
+ */
 
 typedef enum pl_layout {
   PL_NT = 0, /* y[M,N] = sum_i x_i[M,K_i] w_i[N,K_i]^T: forward */
   PL_NN = 1, /* y[M,N] = sum_i x_i[M,K_i] w_i[K_i,N]: data gradient */
-  PL_TN = 2  /* y[M,N] = sum_i x_i[R,M]^T w_i[R,N]: weight gradient; rows are summed in blocks counted from row 0 */
+  PL_TN = 2  /* y[M,N] = sum_i x_i[R,M]^T w_i[R,N]: weight gradient; rows are summed in blocks
+                counted from row 0 */
 } pl_layout;
 
 typedef struct pl_segment {
-  pl_tensor x;       /* f32, last stride 1 */
-  pl_tensor w;       /* f32, last stride 1; absent if `weight` is given */
-  pl_weight* weight; /* NT: [N,K_i]; NN: [K_i,N]; not in TN */
+  pl_tensor x;        /* f32, last stride 1 */
+  pl_tensor w;        /* f32, last stride 1; absent if `weight` is given */
+  pl_weight* weight;  /* NT: [N,K_i]; NN: [K_i,N]; not in TN */
   int32_t mask_after; /* NN: multiply the accumulators by the dropout mask after this segment */
   int32_t mask_w;     /* TN: w is dropout(w) */
 } pl_segment;
 
-/* y = column_scale * (sum of segments, in the listed order) + bias + residual. K_i == 0 is allowed. */
+/* y = column_scale * (sum of segments, in the listed order) + bias + residual. K_i == 0 is allowed.
+ */
 typedef struct pl_matmul_args {
   pl_header header;
   int32_t layout; /* pl_layout */
@@ -106,7 +123,8 @@ typedef struct pl_matmul_args {
   pl_tensor y;            /* f32 [M,N], last stride 1 */
 } pl_matmul_args;
 
-/* s[t,r] = rank_scale[r] * sum_k dropout(x)[t,k] a[r,k]: the shrink of every adapter that shares x. */
+/* s[t,r] = rank_scale[r] * sum_k dropout(x)[t,k] a[r,k]: the shrink of every adapter that shares x.
+ */
 typedef struct pl_low_rank_project_args {
   pl_header header;
   pl_tensor x;          /* f32 [T,K] */
@@ -116,7 +134,8 @@ typedef struct pl_low_rank_project_args {
   pl_tensor s; /* f32 [T,R] */
 } pl_low_rank_project_args;
 
-/* One read of dy gives t[t,r] = rank_scale[r] * sum_n dy[t,n] b[n,r] and d_b[n,r] += sum_t dy[t,n] p[t,r]. */
+/* One read of dy gives t[t,r] = rank_scale[r] * sum_n dy[t,n] b[n,r] and d_b[n,r] += sum_t dy[t,n]
+ * p[t,r]. */
 typedef struct pl_low_rank_backward_args {
   pl_header header;
   pl_tensor dy;         /* f32 [T,N] */
@@ -127,8 +146,8 @@ typedef struct pl_low_rank_backward_args {
   pl_tensor d_b;        /* optional f32 [N,R]; accumulates */
 } pl_low_rank_backward_args;
 
-/* Rows row_begin .. row_begin + source rows of a weight become `source` (f32, bf16 or f16; widened or rounded to the
- * weight's storage). */
+/* Rows row_begin .. row_begin + source rows of a weight become `source` (f32, bf16 or f16; widened
+ * or rounded to the weight's storage). */
 typedef struct pl_weight_update_args {
   pl_header header;
   pl_weight* weight;
@@ -151,7 +170,9 @@ typedef struct pl_weight_row_norms_args {
   pl_tensor y; /* f32 [rows] */
 } pl_weight_row_norms_args;
 
-/* ---- Decoder --------------------------------------------------------------------------------------------------- */
+/* ---- Decoder
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* y[t] = source[indices[t]]; an index out of range fails the stream. The embedding's forward. */
 typedef struct pl_gather_rows_args {
@@ -162,7 +183,8 @@ typedef struct pl_gather_rows_args {
   pl_tensor y;       /* f32 [T,D] */
 } pl_gather_rows_args;
 
-/* y[indices[t]] += x[t], rows with one index added in the order of t: deterministic. Accumulates. */
+/* y[indices[t]] += x[t], rows with one index added in the order of t: deterministic. Accumulates.
+ */
 typedef struct pl_scatter_add_rows_args {
   pl_header header;
   pl_tensor x;       /* f32 [T,D] */
@@ -170,7 +192,8 @@ typedef struct pl_scatter_add_rows_args {
   pl_tensor y;       /* f32 [V,D] */
 } pl_scatter_add_rows_args;
 
-/* y = x * rstd * weight over the last dimension, rstd = 1/sqrt(mean(x^2) + epsilon). x is [T,D] or [T,H,D]. */
+/* y = x * rstd * weight over the last dimension, rstd = 1/sqrt(mean(x^2) + epsilon). x is [T,D] or
+ * [T,H,D]. */
 typedef struct pl_rms_norm_args {
   pl_header header;
   pl_tensor x;      /* f32 */
@@ -186,8 +209,9 @@ typedef struct pl_rms_norm_backward_args {
   pl_tensor x;
   pl_tensor weight;
   pl_tensor rstd;
-  pl_tensor residual; /* optional f32, x's shape, added to dx: the gradient that bypasses the norm */
-  pl_tensor dx;       /* may be dy or residual */
+  pl_tensor
+      residual; /* optional f32, x's shape, added to dx: the gradient that bypasses the norm */
+  pl_tensor dx; /* may be dy or residual */
   pl_tensor d_weight; /* optional f32 [D]; accumulates */
 } pl_rms_norm_backward_args;
 
@@ -202,7 +226,8 @@ typedef struct pl_rope_args {
   pl_tensor y; /* may be x */
 } pl_rope_args;
 
-/* Causal attention within each sequence of a packed batch; query head h reads key-value head h / (Hq / Hkv). */
+/* Causal attention within each sequence of a packed batch; query head h reads key-value head h /
+ * (Hq / Hkv). */
 typedef struct pl_attention_args {
   pl_header header;
   pl_tensor q;          /* f32 [T,Hq,D], last stride 1 */
@@ -238,8 +263,8 @@ typedef struct pl_cache_append_args {
   pl_tensor cache;        /* f32 [B,L,Hkv,D] */
 } pl_cache_append_args;
 
-/* Row t attends to positions 0 .. row_position[t] of sequence row_sequence[t] in the cache: decoding (one row a
- * sequence) and continued prefill (many). */
+/* Row t attends to positions 0 .. row_position[t] of sequence row_sequence[t] in the cache:
+ * decoding (one row a sequence) and continued prefill (many). */
 typedef struct pl_attention_cached_args {
   pl_header header;
   pl_tensor q;            /* f32 [T,Hq,D] */
@@ -270,8 +295,8 @@ typedef struct pl_swiglu_backward_args {
 
 /* Output head and cross entropy, only on the labelled rows; logits never exist as a whole.
  * loss[l] = logsumexp(x[rows[l]] W^T) - logit[labels[l]] (not weighted).
- * If d_x is given: d_x[rows[l]] = row_weight[l] * loss_scale * d loss[l] / d x; all other rows become 0.
- * If d_weight is given it accumulates the same for W. rows strictly increase. */
+ * If d_x is given: d_x[rows[l]] = row_weight[l] * loss_scale * d loss[l] / d x; all other rows
+ * become 0. If d_weight is given it accumulates the same for W. rows strictly increase. */
 typedef struct pl_head_cross_entropy_args {
   pl_header header;
   pl_tensor x;          /* f32 [T,D] */
@@ -286,7 +311,9 @@ typedef struct pl_head_cross_entropy_args {
   pl_tensor d_weight;   /* optional f32 [V,D]; accumulates */
 } pl_head_cross_entropy_args;
 
-/* ---- Optimiser ------------------------------------------------------------------------------------------------- */
+/* ---- Optimiser
+ * -------------------------------------------------------------------------------------------------
+ */
 
 typedef struct pl_adamw_parameter {
   pl_tensor parameter; /* f32, contiguous, as the next three */
@@ -297,8 +324,8 @@ typedef struct pl_adamw_parameter {
   float weight_decay;
 } pl_adamw_parameter;
 
-/* Decoupled weight decay (Loshchilov and Hutter 2019): p -= lr * (wd * p + m^ / (sqrt(v^) + epsilon)), with the
- * gradient times gradient_scale[0]. Nothing changes if finite[0] is 0. */
+/* Decoupled weight decay (Loshchilov and Hutter 2019): p -= lr * (wd * p + m^ / (sqrt(v^) +
+ * epsilon)), with the gradient times gradient_scale[0]. Nothing changes if finite[0] is 0. */
 typedef struct pl_adamw_args {
   pl_header header;
   const pl_adamw_parameter* parameters;
@@ -310,8 +337,9 @@ typedef struct pl_adamw_args {
   pl_tensor finite;         /* f32 [1] */
 } pl_adamw_args;
 
-/* norm = sqrt(sum over all tensors of x^2); result = {norm, min(1, max_norm / (norm + 1e-6)), finite ? 1 : 0}.
- * max_norm 0 means no clipping. finite covers the norm and every element of `watched`. */
+/* norm = sqrt(sum over all tensors of x^2); result = {norm, min(1, max_norm / (norm + 1e-6)),
+ * finite ? 1 : 0}. max_norm 0 means no clipping. finite covers the norm and every element of
+ * `watched`. */
 typedef struct pl_gradient_norm_args {
   pl_header header;
   const pl_tensor* gradients; /* f32, contiguous */
@@ -321,7 +349,9 @@ typedef struct pl_gradient_norm_args {
   pl_tensor result;  /* f32 [3] */
 } pl_gradient_norm_args;
 
-/* ---- Small ones ------------------------------------------------------------------------------------------------ */
+/* ---- Small ones
+ * ------------------------------------------------------------------------------------------------
+ */
 
 typedef struct pl_fill_args {
   pl_header header;
@@ -329,7 +359,8 @@ typedef struct pl_fill_args {
   double value;
 } pl_fill_args;
 
-/* y = x with any strides on both sides and a conversion of dtype: also transpose, concat and split, through views. */
+/* y = x with any strides on both sides and a conversion of dtype: also transpose, concat and split,
+ * through views. */
 typedef struct pl_copy_args {
   pl_header header;
   pl_tensor x;
@@ -354,8 +385,8 @@ typedef struct pl_column_sum_args {
 
 typedef enum pl_distribution { PL_UNIFORM = 0, PL_NORMAL = 1 } pl_distribution;
 
-/* Element i (C order) of tensor `subsequence` under `seed`; uniform in [first, second), or normal with mean first and
- * standard deviation second (Box-Muller). */
+/* Element i (C order) of tensor `subsequence` under `seed`; uniform in [first, second), or normal
+ * with mean first and standard deviation second (Box-Muller). */
 typedef struct pl_random_args {
   pl_header header;
   int32_t distribution; /* pl_distribution */
@@ -413,7 +444,8 @@ typedef struct pl_log_probability_args {
   pl_tensor y;      /* f32 [T] */
 } pl_log_probability_args;
 
-/* order = stable permutation that sorts keys upward; counts[b] = how many keys equal b (optional) */
+/* order = stable permutation that sorts keys upward; counts[b] = how many keys equal b (optional)
+ */
 typedef struct pl_sort_args {
   pl_header header;
   pl_tensor keys;   /* i32 [T], each in [0, 2^30) */
@@ -421,7 +453,8 @@ typedef struct pl_sort_args {
   pl_tensor counts; /* optional i32 [E]; then every key must be < E */
 } pl_sort_args;
 
-/* y[0] = the element of rank floor(q (n - 1)) of |x| if absolute, else of x, counted upward from 0 */
+/* y[0] = the element of rank floor(q (n - 1)) of |x| if absolute, else of x, counted upward from 0
+ */
 typedef struct pl_quantile_args {
   pl_header header;
   pl_tensor x; /* f32, contiguous, not empty */
@@ -449,8 +482,9 @@ typedef struct pl_segmented_matmul_backward_args {
   pl_tensor d_w;
 } pl_segmented_matmul_backward_args;
 
-/* Next tokens. Row b: logits / temperature, keep the top_k largest (0: all), then the smallest set whose probability
- * reaches top_p (at least one), then draw by Philox keyed by (seed, sample[b], position[b]). temperature 0: argmax. */
+/* Next tokens. Row b: logits / temperature, keep the top_k largest (0: all), then the smallest set
+ * whose probability reaches top_p (at least one), then draw by Philox keyed by (seed, sample[b],
+ * position[b]). temperature 0: argmax. */
 typedef struct pl_sample_args {
   pl_header header;
   pl_tensor logits;      /* f32 [B,V] */
@@ -463,42 +497,43 @@ typedef struct pl_sample_args {
   pl_tensor tokens; /* i32 [B] */
 } pl_sample_args;
 
-/* Every operation once: the table's entries, their numbers, their names and their checks all come from this list. */
-#define PL_OPERATIONS(X)      \
-  X(matmul)                   \
-  X(low_rank_project)         \
-  X(low_rank_backward)        \
-  X(weight_update)            \
-  X(weight_read)              \
-  X(weight_row_norms)         \
-  X(gather_rows)              \
-  X(scatter_add_rows)         \
-  X(rms_norm)                 \
-  X(rms_norm_backward)        \
-  X(rope)                     \
-  X(attention)                \
-  X(attention_backward)       \
-  X(cache_append)             \
-  X(attention_cached)         \
-  X(swiglu)                   \
-  X(swiglu_backward)          \
-  X(head_cross_entropy)       \
-  X(adamw)                    \
-  X(gradient_norm)            \
-  X(fill)                     \
-  X(copy)                     \
-  X(add)                      \
-  X(column_sum)               \
-  X(random)                   \
-  X(softmax)                  \
-  X(softmax_backward)         \
-  X(top_k)                    \
-  X(top_k_backward)           \
-  X(argmax)                   \
-  X(log_probability)          \
-  X(sort)                     \
-  X(quantile)                 \
-  X(segmented_matmul)         \
+/* Every operation once: the table's entries, their numbers, their names and their checks all come
+ * from this list. */
+#define PL_OPERATIONS(X)       \
+  X(matmul)                    \
+  X(low_rank_project)          \
+  X(low_rank_backward)         \
+  X(weight_update)             \
+  X(weight_read)               \
+  X(weight_row_norms)          \
+  X(gather_rows)               \
+  X(scatter_add_rows)          \
+  X(rms_norm)                  \
+  X(rms_norm_backward)         \
+  X(rope)                      \
+  X(attention)                 \
+  X(attention_backward)        \
+  X(cache_append)              \
+  X(attention_cached)          \
+  X(swiglu)                    \
+  X(swiglu_backward)           \
+  X(head_cross_entropy)        \
+  X(adamw)                     \
+  X(gradient_norm)             \
+  X(fill)                      \
+  X(copy)                      \
+  X(add)                       \
+  X(column_sum)                \
+  X(random)                    \
+  X(softmax)                   \
+  X(softmax_backward)          \
+  X(top_k)                     \
+  X(top_k_backward)            \
+  X(argmax)                    \
+  X(log_probability)           \
+  X(sort)                      \
+  X(quantile)                  \
+  X(segmented_matmul)          \
   X(segmented_matmul_backward) \
   X(sample)
 
@@ -506,17 +541,20 @@ typedef enum pl_operation {
 #define PL_ENTRY(name) PL_OPERATION_##name,
   PL_OPERATIONS(PL_ENTRY)
 #undef PL_ENTRY
-  PL_OPERATION_COUNT
+      PL_OPERATION_COUNT
 } pl_operation;
 
-/* ---- Runtime --------------------------------------------------------------------------------------------------- */
+/* ---- Runtime
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 typedef struct pl_device_options {
   uint32_t size;
-  int32_t index;          /* which device of the kind */
-  int32_t threads;        /* CPU: workers, the stream's thread included; 0 picks */
-  char instruction_set[16]; /* CPU: "", or the highest allowed: portable, avx2, avx512, avx512-bf16 */
-  uint64_t memory_budget; /* bytes; 0 picks */
+  int32_t index;            /* which device of the kind */
+  int32_t threads;          /* CPU: workers, the stream's thread included; 0 picks */
+  char instruction_set[16]; /* CPU: "", or the highest allowed: portable, avx2, avx512, avx512-bf16
+                             */
+  uint64_t memory_budget;   /* bytes; 0 picks */
 } pl_device_options;
 
 typedef struct pl_device_info {
@@ -536,7 +574,8 @@ typedef struct pl_weight_options {
   int64_t rows;
   int64_t columns;
   int32_t storage; /* PL_F32 or PL_BF16 */
-  int32_t compute; /* PL_F32: float32 products; PL_BF16: both operands rounded, float32 accumulation */
+  int32_t
+      compute; /* PL_F32: float32 products; PL_BF16: both operands rounded, float32 accumulation */
 } pl_weight_options;
 
 typedef void (*pl_host_callback)(void* user, const pl_status* status);
@@ -547,21 +586,27 @@ typedef struct pl_device_table {
   const char* kind; /* "cpu", "cuda", "cuda-emulated" */
 
   pl_status (*open)(const pl_device_options* options, pl_stream** stream);
-  void (*close)(pl_stream* stream); /* drops what is queued, waits for what runs, frees everything */
+  void (*close)(
+      pl_stream* stream); /* drops what is queued, waits for what runs, frees everything */
   void (*describe)(pl_stream* stream, pl_device_info* info);
 
-  /* Stream-ordered memory, aligned to 64 bytes at least: a released block may be handed out again at once. */
+  /* Stream-ordered memory, aligned to 64 bytes at least: a released block may be handed out again
+   * at once. */
   pl_status (*allocate)(pl_stream* stream, uint64_t bytes, void** data);
   void (*release)(pl_stream* stream, void* data);
   void (*trim)(pl_stream* stream); /* gives cached memory back to the system, in stream order */
 
-  pl_status (*copy_from_host)(pl_stream* stream, void* data, const void* host, uint64_t bytes); /* host is free on return */
-  pl_status (*copy_to_host)(pl_stream* stream, void* host, const void* data, uint64_t bytes);   /* host is filled in stream order */
-  /* Calls back once, on a thread of the device, when the stream arrives there or has failed or is closed. */
+  pl_status (*copy_from_host)(pl_stream* stream, void* data, const void* host,
+                              uint64_t bytes); /* host is free on return */
+  pl_status (*copy_to_host)(pl_stream* stream, void* host, const void* data,
+                            uint64_t bytes); /* host is filled in stream order */
+  /* Calls back once, on a thread of the device, when the stream arrives there or has failed or is
+   * closed. */
   pl_status (*callback)(pl_stream* stream, pl_host_callback function, void* user);
   pl_status (*synchronize)(pl_stream* stream);
 
-  pl_status (*weight_create)(pl_stream* stream, const pl_weight_options* options, pl_weight** weight);
+  pl_status (*weight_create)(pl_stream* stream, const pl_weight_options* options,
+                             pl_weight** weight);
   void (*weight_release)(pl_stream* stream, pl_weight* weight); /* stream-ordered */
   void (*weight_describe)(const pl_weight* weight, pl_weight_options* options, uint64_t* bytes);
 
@@ -572,12 +617,14 @@ typedef struct pl_device_table {
 #undef PL_ENTRY
 } pl_device_table;
 
-/* Shape, dtype and stride checks, the same for all devices (src/checks). They read nothing but the struct. */
+/* Shape, dtype and stride checks, the same for all devices (src/checks). They read nothing but the
+ * struct. */
 #define PL_ENTRY(name) pl_status pl_check_##name(const pl_##name##_args* args);
 PL_OPERATIONS(PL_ENTRY)
 #undef PL_ENTRY
 
-/* The description of a weight for the checks; set by whichever device made it. Every pl_weight begins with this. */
+/* The description of a weight for the checks; set by whichever device made it. Every pl_weight
+ * begins with this. */
 typedef struct pl_weight_base {
   const pl_device_table* table;
   pl_weight_options options;

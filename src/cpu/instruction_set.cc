@@ -11,11 +11,13 @@ constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512-bf16"};
 InstructionSet detect_instruction_set() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return InstructionSet::portable;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+    return InstructionSet::portable;
   if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
       !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
     return InstructionSet::avx2;
-  return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
+  return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16
+                                              : InstructionSet::avx512;
 #else
   return InstructionSet::portable;
 #endif

@@ -1,4 +1,5 @@
-// Which vector instructions the kernels may use. Chosen once, when the device opens; can be forced down, never up.
+// Which vector instructions the kernels may use. Chosen once, when the device opens; can be forced
+// down, never up.
 #pragma once
 
 #include <cstdint>

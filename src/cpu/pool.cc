@@ -10,7 +10,8 @@ namespace polylora::cpu {
 
 namespace {
 
-// Sleeping and waking costs more than most kernels; spinning longer would burn a core that others could use.
+// Sleeping and waking costs more than most kernels; spinning longer would burn a core that others
+// could use.
 constexpr auto kSpin = std::chrono::microseconds(50);
 
 inline void pause() {
@@ -23,7 +24,8 @@ inline void pause() {
 
 Pool::Pool(int threads, InstructionSet set) : instruction_set_(set) {
   for (int i = 0; i < threads; ++i) {
-    void* scratch = mmap(nullptr, kScratchBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* scratch =
+        mmap(nullptr, kScratchBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (scratch == MAP_FAILED) {
       for (Worker& worker : workers_) munmap(worker.scratch, kScratchBytes);
       throw std::bad_alloc();
@@ -55,14 +57,17 @@ void Pool::run(int64_t count, Call call, void* context) {
   wake_.notify_all();
   work(workers_[0]);
   {
-    // No helper joins a job whose indices are all taken: after this, only those already active are waited for.
+    // No helper joins a job whose indices are all taken: after this, only those already active are
+    // waited for.
     std::lock_guard<std::mutex> lock(mutex_);
     call_ = nullptr;
   }
   for (int spins = 0; active_.load(std::memory_order_acquire) != 0; ++spins) {
     // A helper that lost its processor may need ours.
-    if (spins < 1024) pause();
-    else std::this_thread::yield();
+    if (spins < 1024)
+      pause();
+    else
+      std::this_thread::yield();
   }
   if (error_) {
     std::exception_ptr error = error_;
@@ -90,8 +95,8 @@ void Pool::thread_main(int index) {
   uint64_t seen = 0;
   for (;;) {
     const auto deadline = std::chrono::steady_clock::now() + kSpin;
-    while (generation_.load(std::memory_order_acquire) == seen && !stop_.load(std::memory_order_relaxed) &&
-           std::chrono::steady_clock::now() < deadline)
+    while (generation_.load(std::memory_order_acquire) == seen &&
+           !stop_.load(std::memory_order_relaxed) && std::chrono::steady_clock::now() < deadline)
       pause();
     {
       std::unique_lock<std::mutex> lock(mutex_);

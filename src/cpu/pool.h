@@ -1,8 +1,9 @@
-// The workers of a CPU stream. The stream's thread is worker 0 and calls `parallel`; the others help.
+// The workers of a CPU stream. The stream's thread is worker 0 and calls `parallel`; the others
+// help.
 //
-// Determinism: which worker runs a piece is not fixed, so a piece must write only what belongs to its index, and sums
-// over pieces are made in the order of the index, never of completion. How work is cut into pieces depends on shapes
-// only, never on threads().
+// Determinism: which worker runs a piece is not fixed, so a piece must write only what belongs to
+// its index, and sums over pieces are made in the order of the index, never of completion. How work
+// is cut into pieces depends on shapes only, never on threads().
 #pragma once
 
 #include <atomic>
@@ -22,12 +23,14 @@
 
 namespace polylora::cpu {
 
-// Thrown by a kernel on data it cannot work with (an index out of range). Fails the stream with this message.
+// Thrown by a kernel on data it cannot work with (an index out of range). Fails the stream with
+// this message.
 struct KernelError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Scratch of one worker, 64-byte aligned, kept between operations: for packed tiles, sized for the L2 cache.
+// Scratch of one worker, 64-byte aligned, kept between operations: for packed tiles, sized for the
+// L2 cache.
 constexpr size_t kScratchBytes = size_t(2) << 20;
 
 struct Worker {
@@ -46,8 +49,9 @@ class Pool {
   int threads() const { return int(workers_.size()); }
   InstructionSet instruction_set() const { return instruction_set_; }
 
-  // Runs body(index, worker) for every index in [0, count), each once, and returns when all are done. The first
-  // exception of a body is thrown here after the others have stopped. Not reentrant.
+  // Runs body(index, worker) for every index in [0, count), each once, and returns when all are
+  // done. The first exception of a body is thrown here after the others have stopped. Not
+  // reentrant.
   template <class Body>
   void parallel(int64_t count, Body&& body) {
     if (count <= 0) return;
@@ -82,8 +86,8 @@ class Pool {
   std::vector<Worker> workers_;
   std::vector<std::thread> helpers_;
 
-  // One job at a time. A helper joins by taking the generation it has not seen; it is in `active_` while it works, so
-  // that run() cannot return, and the job's fields cannot change, under it.
+  // One job at a time. A helper joins by taking the generation it has not seen; it is in `active_`
+  // while it works, so that run() cannot return, and the job's fields cannot change, under it.
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};

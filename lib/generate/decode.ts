@@ -1,0 +1,155 @@
+import { ArgumentError } from '../errors.js'
+import type { Decoder, LowRankSource } from '../models/index.js'
+import type { KeyValueCache } from '../ops/attention.js'
+import { logits } from '../ops/logits.js'
+import { sampleTokens, type SamplingOptions } from '../ops/sample.js'
+import { scope } from '../scope.js'
+import { Tensor, vector } from '../tensor.js'
+
+export interface DecodeOptions extends SamplingOptions {
+  /** Most tokens to add to a prompt; default 256. */
+  maxTokens?: number
+  /** Tokens that end a sequence; they are not part of it. */
+  stopTokens?: readonly number[]
+  signal?: AbortSignal
+}
+
+/** One new token of one sequence, or its end. */
+export interface DecodedToken {
+  /** Which prompt. */
+  readonly index: number
+  /** Null: the sequence has ended. */
+  readonly token: number | null
+  /** Set at the end. */
+  readonly finishReason: 'stop' | 'length' | null
+}
+
+/** Told by the consumer that a sequence is finished (a stop string): it gets no further tokens. */
+export type Finish = (index: number) => void
+
+/**
+ * Generates for several prompts at once against a key-value cache, yielding tokens as they come. A sequence's tokens
+ * depend on its own prompt and index alone, not on its neighbours.
+ */
+export async function* decode(
+  decoder: Decoder,
+  adapter: LowRankSource | null,
+  prompts: readonly Int32Array[],
+  options: DecodeOptions,
+  onFinish: (finish: Finish) => void = () => {},
+): AsyncGenerator<DecodedToken> {
+  const { device, config } = decoder
+  const maxTokens = options.maxTokens ?? 256
+  checkPrompts(prompts, maxTokens, config.maxPositions)
+  const stopTokens = new Set(options.stopTokens ?? config.eosTokenIds)
+  const capacity = Math.min(
+    config.maxPositions,
+    Math.max(0, ...prompts.map((prompt) => prompt.length)) + maxTokens,
+  )
+  const caches: KeyValueCache[] = []
+  const finished = new Set<number>()
+  onFinish((index) => finished.add(index))
+  try {
+    const shape = [prompts.length, capacity, config.numKeyValueHeads, config.headDim]
+    for (let layer = 0; layer < config.numLayers; layer++)
+      caches.push({
+        keys: Tensor.empty(device, shape),
+        values: Tensor.empty(device, shape),
+      })
+    const lengths = prompts.map((prompt) => prompt.length)
+    let pending = prompts.map((tokens, index) => ({ index, tokens, position: 0 }))
+    for (let count = 0; pending.length > 0; count++) {
+      options.signal?.throwIfAborted()
+      const tokens = await nextTokens(decoder, adapter, caches, pending, options)
+      const next: typeof pending = []
+      for (const [i, { index }] of pending.entries()) {
+        const token = tokens[i]
+        const position = lengths[index]
+        if (stopTokens.has(token)) {
+          yield { index, token: null, finishReason: 'stop' }
+          continue
+        }
+        yield { index, token, finishReason: null }
+        lengths[index] = position + 1
+        if (finished.has(index)) yield { index, token: null, finishReason: 'stop' }
+        else if (count + 1 >= maxTokens || position + 1 >= capacity)
+          yield { index, token: null, finishReason: 'length' }
+        else next.push({ index, tokens: Int32Array.of(token), position })
+      }
+      pending = next
+    }
+  } finally {
+    for (const { keys, values } of caches) {
+      keys.release()
+      values.release()
+    }
+  }
+}
+
+/** Runs the pending tokens of every live sequence through the model and draws one token for each. */
+async function nextTokens(
+  decoder: Decoder,
+  adapter: LowRankSource | null,
+  caches: readonly KeyValueCache[],
+  pending: readonly { index: number; tokens: Int32Array; position: number }[],
+  options: SamplingOptions,
+): Promise<Int32Array> {
+  const { device } = decoder
+  const size = pending.reduce((sum, { tokens }) => sum + tokens.length, 0)
+  const inputIds = new Int32Array(size)
+  const positions = new Int32Array(size)
+  const rowSequence = new Int32Array(size)
+  const lastRows = new Int32Array(pending.length)
+  const lastPositions = new Int32Array(pending.length)
+  let row = 0
+  pending.forEach(({ index, tokens, position }, i) => {
+    inputIds.set(tokens, row)
+    for (let t = 0; t < tokens.length; t++) {
+      positions[row] = position + t
+      rowSequence[row++] = index
+    }
+    lastRows[i] = row - 1
+    lastPositions[i] = position + tokens.length
+  })
+  const tokens = scope(() => {
+    const pass = { device, tape: null, dropout: null }
+    const hidden = decoder.forward(
+      pass,
+      {
+        inputIds: vector(device, inputIds),
+        positions: vector(device, positions),
+        numPositions: Math.max(...lastPositions),
+        sequences: { caches, rowSequence: vector(device, rowSequence) },
+      },
+      adapter,
+    )
+    const rows = vector(device, lastRows)
+    return sampleTokens(
+      logits(pass, hidden, rows, decoder.weights.head),
+      vector(
+        device,
+        Int32Array.from(pending, ({ index }) => index),
+      ),
+      vector(device, lastPositions),
+      options,
+    )
+  })
+  try {
+    return await tokens.readInts()
+  } finally {
+    tokens.release()
+  }
+}
+
+function checkPrompts(prompts: readonly Int32Array[], maxTokens: number, maxPositions: number) {
+  if (!Number.isInteger(maxTokens) || maxTokens < 1)
+    throw new ArgumentError(`maxTokens must be a whole number from 1, not ${maxTokens}`)
+  prompts.forEach((prompt, i) => {
+    if (prompt.length === 0)
+      throw new ArgumentError(`prompt ${i} has no tokens; at least one is needed`)
+    if (prompt.length >= maxPositions)
+      throw new ArgumentError(
+        `prompt ${i} has ${prompt.length} tokens; the model takes fewer than ${maxPositions}`,
+      )
+  })
+}

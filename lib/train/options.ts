@@ -1,0 +1,140 @@
+import { z } from 'zod'
+import { ConfigError } from '../errors.js'
+
+/** The schema of a training run: the YAML file's keys are the library's options. */
+
+const wholeNumber = (min: number, max = Number.MAX_SAFE_INTEGER) => z.int().min(min).max(max)
+const positive = z.number().positive().max(1e12)
+
+const targetsSchema = z.union([
+  z.literal('all-linear'),
+  z.array(z.string().min(1)).min(1),
+  z.strictObject({ pattern: z.string().min(1) }),
+])
+
+const loraSchema = z.strictObject({
+  kind: z.literal('lora'),
+  rank: wholeNumber(1, 4096).default(8),
+  alpha: positive.optional(),
+  targets: targetsSchema.default('all-linear'),
+  dropout: z.number().min(0).lt(1).default(0),
+  rsLora: z.boolean().default(false),
+  loraPlusRatio: positive.default(1),
+  rankPattern: z.record(z.string(), wholeNumber(1, 4096)).default({}),
+  alphaPattern: z.record(z.string(), positive).default({}),
+  /** A saved adapter to start from. */
+  init: z.string().min(1).optional(),
+})
+
+const fullSchema = z.strictObject({ kind: z.literal('full') })
+
+const sourceSchema = z.strictObject({
+  discipline: z.string().min(1).default('default'),
+  path: z.string().min(1),
+  weight: positive.default(1),
+})
+
+const dataSchema = z.strictObject({
+  train: z.array(sourceSchema).min(1),
+  validation: z.array(sourceSchema).default([]),
+  shuffle: z.boolean().default(true),
+  /** Longest sample in tokens; default: the model's. */
+  maxLength: wholeNumber(2).optional(),
+  /** What to do with a sample that is too long. */
+  onTooLong: z.enum(['skip', 'truncate']).default('skip'),
+  /** Which assistant turns of a chat are trained. */
+  labels: z.enum(['all', 'last']).default('all'),
+  /** Render prompt-completion records through the model's chat template. */
+  chatTemplate: z.boolean().default(false),
+  onBadRecord: z.enum(['skip', 'error']).default('error'),
+})
+
+const optimizerSchema = z.strictObject({
+  learningRate: positive.default(2e-4),
+  betas: z.tuple([z.number().min(0).lt(1), z.number().min(0).lt(1)]).default([0.9, 0.999]),
+  epsilon: positive.default(1e-8),
+  weightDecay: z.number().min(0).max(1e6).default(0.01),
+  gradientClipping: z.number().min(0).max(1e12).default(1),
+})
+
+const scheduleSchema = z.strictObject({
+  kind: z.enum(['constant', 'linear', 'cosine']).default('cosine'),
+  warmupSteps: wholeNumber(0).default(0),
+})
+
+const batchSchema = z
+  .strictObject({
+    /** Sequences a micro-batch. */
+    size: wholeNumber(1, 1 << 20).optional(),
+    /** Or: as many sequences as fit in this many tokens. */
+    maxTokens: wholeNumber(1, 1 << 24).optional(),
+    /** Micro-batches an optimiser step. */
+    accumulation: wholeNumber(1, 1 << 16).default(1),
+  })
+  .refine((batch) => batch.size === undefined || batch.maxTokens === undefined, {
+    error: 'size and maxTokens exclude each other',
+  })
+
+const checkpointSchema = z.strictObject({
+  every: wholeNumber(1).default(100),
+  keep: wholeNumber(1, 10_000).default(2),
+})
+
+const evaluationSchema = z.strictObject({
+  /** Steps between evaluations on data.validation; the last step always evaluates. */
+  every: wholeNumber(1).default(100),
+  /** Stop after this many evaluations without a lower loss, and keep the best; default: never. */
+  patience: wholeNumber(1).optional(),
+})
+
+export const trainSchema = z
+  .strictObject({
+    model: z.string().min(1),
+    output: z.string().min(1),
+    method: z.discriminatedUnion('kind', [loraSchema, fullSchema]),
+    data: dataSchema,
+    optimizer: optimizerSchema.prefault({}),
+    schedule: scheduleSchema.prefault({}),
+    batch: batchSchema.prefault({}),
+    steps: wholeNumber(1).optional(),
+    epochs: z.number().positive().max(1e6).optional(),
+    checkpoint: checkpointSchema.prefault({}),
+    evaluation: evaluationSchema.prefault({}),
+    /** bf16: both operands of the big products are rounded, sums are float32. */
+    dtype: z.enum(['f32', 'bf16']).default('f32'),
+    /** Recompute activations in the backward pass: less memory, about a third more time. */
+    activationCheckpointing: z.boolean().default(false),
+    device: z.string().min(1).default('cpu'),
+    threads: wholeNumber(1, 1024).optional(),
+    seed: wholeNumber(0).default(0),
+  })
+  .refine((config) => config.steps === undefined || config.epochs === undefined, {
+    error: 'steps and epochs exclude each other',
+  })
+
+/** What a user writes. */
+export type TrainConfigInput = z.input<typeof trainSchema>
+/** The same with every default filled in. */
+export type TrainConfig = z.output<typeof trainSchema>
+
+/** Checks a training configuration; errors name the key, the value received and what is allowed. */
+export function parseTrainConfig(value: unknown, file = 'config'): TrainConfig {
+  const result = trainSchema.safeParse(value)
+  if (result.success) return result.data
+  throw configError(result.error, value, file)
+}
+
+/** The first issue of a schema's error as a ConfigError. */
+export function configError(error: z.ZodError, value: unknown, file: string): ConfigError {
+  const issue = error.issues[0]
+  const key = issue.path.map(String).join('.')
+  let received: unknown = value
+  for (const part of issue.path)
+    received = (received as Record<PropertyKey, unknown> | undefined | null)?.[part]
+  const shown = received === undefined ? 'missing' : JSON.stringify(received)
+  const problem =
+    issue.code === 'unrecognized_keys'
+      ? `${file}: ${[...issue.path.map(String), issue.keys[0]].join('.')} is not a known key`
+      : `${file}: ${key || 'the configuration'}: ${issue.message}, received ${shown.length > 80 ? `${shown.slice(0, 77)}...` : shown}`
+  return new ConfigError(problem, { cause: error, details: { file, key, received } })
+}
