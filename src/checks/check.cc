@@ -289,6 +289,14 @@ bool Check::positive(const char* field, int64_t value) {
   return fail(PL_ARGUMENT, "%s is %lld, must be positive", field, static_cast<long long>(value));
 }
 
+bool Check::row_range(const char* field, int64_t begin, int64_t count, int64_t rows) {
+  if (!ok()) return false;
+  if (begin >= 0 && begin <= rows && count <= rows - begin) return true;
+  return fail(PL_ARGUMENT, "%s is %lld for %lld rows, they must lie within the weight's %lld",
+              field, static_cast<long long>(begin), static_cast<long long>(count),
+              static_cast<long long>(rows));
+}
+
 bool Check::dropout(const pl_dropout& dropout, int64_t rows, int64_t columns) {
   if (!ok()) return false;
   // The threshold is a multiple of 2^-16, and 1 / (1 - p) must stay finite.

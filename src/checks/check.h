@@ -77,6 +77,8 @@ class Check {
               int64_t columns);                                               // kAny allowed
   bool in_range(const char* field, double value, double least, double most);  // NaN fails
   bool positive(const char* field, int64_t value);
+  bool row_range(const char* field, int64_t begin, int64_t count,
+                 int64_t rows);  // within [0, rows)
   bool dropout(const pl_dropout& dropout, int64_t rows,
                int64_t columns);  // probability 0 needs no tensors
 

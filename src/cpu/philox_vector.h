@@ -1,0 +1,89 @@
+// Dropout's random draws (philox.h) in vectors. Included where PL_TARGET is defined.
+#ifdef PL_TARGET
+
+namespace polylora::cpu::PL_TARGET {
+namespace {
+
+// low and high 32 bits of x * multiplier
+PL_INLINE void multiply_wide(Ints x, uint32_t multiplier, Ints* low, Ints* high) {
+#if defined(PL_TARGET_AVX512)
+  const __m512i m = _mm512_set1_epi32(int(multiplier));
+  const __m512i even = _mm512_maskz_mul_epu32(0xff, (__m512i)x, m);
+  const __m512i odd =
+      _mm512_maskz_mul_epu32(0xff, _mm512_maskz_srli_epi64(0xff, (__m512i)x, 32), m);
+  *low = (Ints)_mm512_mask_shuffle_epi32(even, 0xaaaa, odd, _MM_PERM_CCAA);
+  *high = (Ints)_mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+#elif defined(PL_TARGET_AVX2)
+  const __m256i m = _mm256_set1_epi32(int(multiplier));
+  const __m256i even = _mm256_mul_epu32((__m256i)x, m);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64((__m256i)x, 32), m);
+  *low = (Ints)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  *high = (Ints)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    const uint64_t product = uint64_t(uint32_t(x[i])) * multiplier;
+    (*low)[i] = int32_t(uint32_t(product));
+    (*high)[i] = int32_t(uint32_t(product >> 32));
+  }
+#endif
+}
+
+// The 16 bits of the 8 * kLanes columns from 8 * group on.
+PL_INLINE void dropout_draws(const Dropout& dropout, int64_t row, int64_t group, uint16_t* draws) {
+  // Lanes of 128 bits are transposed each by itself below: lane 4q + j has group kLanes/4 * j + q.
+  Ints x;
+  for (int i = 0; i < kLanes; ++i) x[i] = i % 4 * (kLanes / 4) + i / 4;
+  x = x + broadcast(int32_t((dropout.module << 16) | uint32_t(group)));
+  Ints y = broadcast(dropout.position[row]), z = broadcast(dropout.sample[row]);
+  Ints w = broadcast(int32_t(dropout.step));
+  uint32_t key0 = dropout.key0, key1 = dropout.key1;
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+    Ints low0, high0, low1, high1;
+    multiply_wide(x, kPhiloxMultiplier0, &low0, &high0);
+    multiply_wide(z, kPhiloxMultiplier1, &low1, &high1);
+    x = high1 ^ y ^ broadcast(int32_t(key0));
+    z = high0 ^ w ^ broadcast(int32_t(key1));
+    y = low1;
+    w = low0;
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
+  }
+  int32_t* out = reinterpret_cast<int32_t*>(draws);
+#if defined(PL_TARGET_AVX512)
+  const __m512i xy0 = _mm512_maskz_unpacklo_epi32(0xffff, (__m512i)x, (__m512i)y);
+  const __m512i xy1 = _mm512_maskz_unpackhi_epi32(0xffff, (__m512i)x, (__m512i)y);
+  const __m512i zw0 = _mm512_maskz_unpacklo_epi32(0xffff, (__m512i)z, (__m512i)w);
+  const __m512i zw1 = _mm512_maskz_unpackhi_epi32(0xffff, (__m512i)z, (__m512i)w);
+  store(out, (Ints)_mm512_maskz_unpacklo_epi64(0xff, xy0, zw0));
+  store(out + 16, (Ints)_mm512_maskz_unpackhi_epi64(0xff, xy0, zw0));
+  store(out + 32, (Ints)_mm512_maskz_unpacklo_epi64(0xff, xy1, zw1));
+  store(out + 48, (Ints)_mm512_maskz_unpackhi_epi64(0xff, xy1, zw1));
+#elif defined(PL_TARGET_AVX2)
+  const __m256i xy0 = _mm256_unpacklo_epi32((__m256i)x, (__m256i)y);
+  const __m256i xy1 = _mm256_unpackhi_epi32((__m256i)x, (__m256i)y);
+  const __m256i zw0 = _mm256_unpacklo_epi32((__m256i)z, (__m256i)w);
+  const __m256i zw1 = _mm256_unpackhi_epi32((__m256i)z, (__m256i)w);
+  store(out, (Ints)_mm256_unpacklo_epi64(xy0, zw0));
+  store(out + 8, (Ints)_mm256_unpackhi_epi64(xy0, zw0));
+  store(out + 16, (Ints)_mm256_unpacklo_epi64(xy1, zw1));
+  store(out + 24, (Ints)_mm256_unpackhi_epi64(xy1, zw1));
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    draws[8 * i + 0] = uint16_t(x[i]);
+    draws[8 * i + 1] = uint16_t(uint32_t(x[i]) >> 16);
+    draws[8 * i + 2] = uint16_t(y[i]);
+    draws[8 * i + 3] = uint16_t(uint32_t(y[i]) >> 16);
+    draws[8 * i + 4] = uint16_t(z[i]);
+    draws[8 * i + 5] = uint16_t(uint32_t(z[i]) >> 16);
+    draws[8 * i + 6] = uint16_t(w[i]);
+    draws[8 * i + 7] = uint16_t(uint32_t(w[i]) >> 16);
+  }
+  (void)out;
+#endif
+}
+
+}  // namespace
+}  // namespace polylora::cpu::PL_TARGET
+
+#endif  // PL_TARGET

@@ -1,0 +1,111 @@
+// The engine of all products: y = finish(sum of segments), by blocks that are packed into a
+// worker's scratch.
+//
+// Every element of y is one chain of fused multiply-adds over k, upward, segment after segment;
+// cutting k into blocks only stores and reloads the accumulator. So in NT and NN the bits of a row
+// depend on nothing but the row, however rows, columns and workers are cut. In TN the rows of the
+// operands are summed in blocks of kBlock from row 0, each from zero, and the sums of the blocks
+// are added in order.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/pool.h"
+#include "cpu/weight.h"
+#include "kernels.h"
+
+namespace polylora::cpu {
+
+// A step of k is one float, or a pair of bf16, in the packed operands: a "word" of four bytes.
+constexpr int64_t kBlock = 256;     // words of k in a packed block
+constexpr int64_t kLead = 272;      // words between the rows of a packed x: no multiple of a page
+constexpr int64_t kMostRows = 384;  // rows of y in a task
+constexpr int64_t kMostColumns = 384;  // columns of y in a task
+
+// Dropout of consecutive rows, read from device memory.
+struct Dropout {
+  const int32_t* sample;
+  const int32_t* position;
+  uint32_t step, module, key0, key1, threshold;
+  float scale;  // of what is kept
+};
+Dropout read_dropout(const pl_dropout& dropout);
+
+enum class Sum : int {
+  first,      // c = a b, from zero
+  continued,  // the chain of c goes on
+  added       // c += a b, the chain starting from zero
+};
+
+// The vectorised parts, one set of functions an instruction set. Panels are [k][kPanel] words.
+struct ProductKernels {
+  int tile_rows;  // rows of y that are computed together
+
+  // c[rows][kPanel] (columns of it) from a[rows][kLead] or, transposed, a[k][kLead], and a panel b.
+  void (*multiply)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
+                   const float* b, float* c);
+  void (*multiply_transposed)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
+                              const float* b, float* c);
+  // Pairs of bf16 in a and b; null where the processor cannot.
+  void (*multiply_pairs)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
+                         const float* b, float* c);
+
+  // out[rows][kLead] from x, as it is, rounded to bf16, or as pairs of bf16 (an odd last column
+  // paired with 0).
+  void (*pack)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
+  void (*pack_rounded)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
+  void (*pack_pairs)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
+
+  // A panel from w[k][columns] or, transposed, w[columns][k]; the columns that are missing become
+  // 0.
+  void (*panel_from_rows)(const float* w, int64_t stride, int64_t k, int64_t columns, float* out);
+  void (*panel_from_columns)(const float* w, int64_t stride, int64_t k, int64_t columns,
+                             float* out);
+  // `columns` columns, the first one even, of a bf16 panel as floats.
+  void (*widen)(const uint32_t* pairs, int64_t columns, float* out);
+  // Pairs [rows / 2][kPanel][2] from `columns` (even first) of a bf16 panel [columns /
+  // 2][kPanel][2].
+  void (*transpose_pairs)(const uint32_t* pairs, int64_t columns, float* out);
+
+  // Multiplies columns [column, column + columns) of one row by their mask; column is a multiple of
+  // 8, and column j of them lies at data[j / kPanel * panel_stride + j % kPanel].
+  void (*drop)(const Dropout& dropout, int64_t row, int64_t column, int64_t columns, float* data,
+               int64_t panel_stride);
+
+  // y = scale * c + bias + residual for `columns` columns of a panel; scale, bias and residual may
+  // be null.
+  void (*finish)(const float* c, int64_t rows, int64_t columns, const float* scale,
+                 const float* bias, const float* residual, int64_t residual_stride, float* y,
+                 int64_t stride);
+};
+
+const ProductKernels& product_kernels(InstructionSet set);
+const ProductKernels* product_kernels_bf16();  // null where this build has none
+
+struct Segment {
+  const float* x;
+  int64_t x_stride;
+  const float* w;  // or
+  int64_t w_stride;
+  const pl_weight* weight;
+  int64_t k;
+  bool mask_after, mask_w, mask_x;
+};
+
+struct Product {
+  pl_layout layout;
+  int64_t rows, columns;  // of y
+  const Segment* segments;
+  int64_t segment_count;
+  const Dropout* dropout;  // where a segment masks
+  const float* scale;      // optional, [columns], as the next
+  const float* bias;
+  const float* residual;  // optional
+  int64_t residual_stride;
+  float* y;
+  int64_t y_stride;
+};
+
+void run_product(Pool& pool, const Product& product);
+
+}  // namespace polylora::cpu
