@@ -13,6 +13,9 @@
 //   ... void run_rms_norm(Pool& pool, ...) { ... PL_SELECT(pool, rows)(...) ... }
 //   #endif
 //
+// Types that both parts use stand above the include, between `#ifndef PL_TARGET_FILE` and its
+// definition.
+//
 // The part under PL_TARGET is compiled under `#pragma GCC target`. It must stay in its unnamed
 // namespace and use no template and no inline function of the outside, the standard library's
 // included: such a function would be emitted here with this instruction set, as a weak symbol that

@@ -1,0 +1,450 @@
+// Causal attention over packed sequences, in tiles, with the softmax computed as the keys pass by
+// (Dao et al. 2022, "FlashAttention"; Dao 2023). Scores exist for one tile at a time.
+//
+// Forward: keys are transposed once, then each piece is one tile of queries of one head. Backward:
+// one pass with a piece for each tile of queries gives dQ, one with a piece for each tile of keys
+// gives dK and dV; both recompute the probabilities from the saved log of the sum of exponentials.
+#ifndef PL_TARGET_FILE
+#define PL_TARGET_FILE "cpu/attention.cc"
+
+#include "cpu/attention.h"
+
+#include <algorithm>
+
+#include "cpu/operations.h"
+#include "cpu/workspace.h"
+
+namespace polylora::cpu {
+namespace {
+
+// One tile of one head. Row r of a tensor is data + r * stride, counted from the sequence's first
+// row.
+struct AttentionPiece {
+  const float *q, *k, *v, *d_o, *lse, *delta;
+  int64_t q_stride, k_stride, v_stride, d_o_stride;
+  const float *k_panels, *v_panels;  // the sequence's
+  float *out, *out_lse, *dq, *dk, *dv;
+  int64_t out_stride, dq_stride, dk_stride, dv_stride;
+  int64_t length, tile, d;
+  // For dK and dV: the heads that share this key-value head, and their distance.
+  int64_t group, q_head, d_o_head, lse_head, delta_head;
+  float scale;
+  float* scratch;
+};
+
+struct AttentionKernels {
+  int64_t tile, panel;
+  void (*transpose_panel)(const float* x, int64_t row_stride, int64_t keys, int64_t d,
+                          float* panel);
+  void (*attention)(const AttentionPiece& piece);
+  void (*backward_queries)(const AttentionPiece& piece);
+  void (*backward_keys)(const AttentionPiece& piece);
+  float (*dot)(const float* a, const float* b, int64_t n);
+};
+
+}  // namespace
+}  // namespace polylora::cpu
+
+#endif
+#include "cpu/for_each_target.h"
+
+#ifdef PL_TARGET
+#include "cpu/attention_tiles.h"
+#include "cpu/vector_math.h"
+
+namespace polylora::cpu::PL_TARGET {
+namespace {
+
+PL_INLINE int64_t padded(int64_t d) { return (d + kLanes - 1) / kLanes * kLanes; }
+
+// Scores of a group of rows become exp(score - largest), the keys from `limit(r)` on become 0 up to
+// `keys`, the multiple of kPanel that the scores cover. On the diagonal row r sees first_limit + r
+// keys, elsewhere first_limit. factors[r] is what older sums must be multiplied by.
+void softmax_rows(int rows, float* s, int64_t keys, int64_t first_limit, bool diagonal,
+                  float* largest_seen, float* total, float* factors) {
+  const Floats low = broadcast(-__builtin_inff());
+  float row_largest[kLanes] = {}, row_total[kLanes] = {};
+  for (int r = 0; r < rows; ++r) {
+    float* const row = s + r * kTile;
+    const int64_t limit = diagonal ? first_limit + r : first_limit;
+    Floats most = broadcast(largest_seen[r]);
+    for (int64_t i = 0; i < keys; i += kLanes) {
+      Floats x = load(row + i);
+      if (i + kLanes > limit) {
+        x = select(lane_index() < broadcast(int32_t(limit - i)), x, low);
+        store(row + i, x);
+      }
+      most = maximum(x, most);
+    }
+    const float now = largest(most);
+    row_largest[r] = now;
+    Floats sums = zeros();
+    const Floats shift = broadcast(now);
+    for (int64_t i = 0; i < keys; i += kLanes) {
+      const Floats p = exp(load(row + i) - shift);
+      store(row + i, p);
+      sums = sums + p;
+    }
+    row_total[r] = sum(sums);
+  }
+  const Floats now = load(row_largest);
+  const Floats factor = exp(load_partial(largest_seen, rows) - now);
+  store(factors, factor);
+  store_partial(total, fma(load_partial(total, rows), factor, load(row_total)), rows);
+  store_partial(largest_seen, now, rows);
+}
+
+void attention(const AttentionPiece& piece) {
+  const int64_t d = piece.d, stride = padded(d), panel_size = kPanel * d;
+  const int64_t first = piece.tile * kTile, rows = smaller(kTile, piece.length - first);
+  float* const s = piece.scratch;
+  float* const sums = s + kTile * kTile;
+  float largest_seen[kTile], total[kTile], factors[kLanes];
+  for (int64_t r = 0; r < kTile; ++r) {
+    largest_seen[r] = -__builtin_inff();
+    total[r] = 0;
+  }
+  std::memset(sums, 0, size_t(rows * stride) * sizeof(float));
+  for (int64_t tile = 0; tile <= piece.tile; ++tile) {
+    const bool diagonal = tile == piece.tile;
+    const int64_t key = tile * kTile;
+    for (int64_t r = 0; r < rows; r += kTileRows) {
+      const int group = int(smaller(kTileRows, rows - r));
+      const int64_t keys = diagonal ? r + group : kTile;  // that any row of the group sees
+      const float* const q = piece.q + (first + r) * piece.q_stride;
+      int64_t covered = 0;
+      for (; covered < keys; covered += kPanel)
+        scores(group, q, piece.q_stride, piece.k_panels + (key + covered) / kPanel * panel_size, d,
+               piece.scale, s + covered, kTile);
+      softmax_rows(group, s, covered, diagonal ? r + 1 : keys, diagonal, largest_seen + r,
+                   total + r, factors);
+      accumulate(group,
+                 {s, kTile, 1, piece.v + key * piece.v_stride, piece.v_stride, keys, factors,
+                  sums + r * stride, stride},
+                 d);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const Floats over = broadcast(1.0f / total[r]);
+    float* const out = piece.out + (first + r) * piece.out_stride;
+    for (int64_t i = 0; i < d; i += kLanes)
+      store_partial(out + i, load(sums + r * stride + i) * over, int(smaller(kLanes, d - i)));
+  }
+  if (piece.out_lse)
+    for (int64_t r = 0; r < rows; r += kLanes) {
+      const int count = int(smaller(kLanes, rows - r));
+      store_partial(piece.out_lse + first + r,
+                    load_partial(largest_seen + r, count) + log(load_partial(total + r, count)),
+                    count);
+    }
+}
+
+// From scores s and products dp of d_o with the values: s becomes the probabilities, dp the
+// gradients of the scaled scores times scale.
+void score_gradients(int rows, float* s, float* dp, int64_t keys, int64_t first_limit,
+                     bool diagonal, const float* lse, const float* delta, float scale) {
+  const Floats scales = broadcast(scale);
+  for (int r = 0; r < rows; ++r) {
+    const int64_t limit = diagonal ? first_limit + r : first_limit;
+    const Floats shift = broadcast(lse[r]), mean = broadcast(delta[r]);
+    for (int64_t i = 0; i < keys; i += kLanes) {
+      float* const score = s + r * kTile + i;
+      float* const gradient = dp + r * kTile + i;
+      Floats p = exp(load(score) - shift);
+      Floats g = p * (load(gradient) - mean) * scales;
+      if (i + kLanes > limit) {
+        const Ints seen = lane_index() < broadcast(int32_t(limit - i));
+        p = select(seen, p, zeros());
+        g = select(seen, g, zeros());
+      }
+      store(score, p);
+      store(gradient, g);
+    }
+  }
+}
+
+void attention_backward_queries(const AttentionPiece& piece) {
+  const int64_t d = piece.d, stride = padded(d), panel_size = kPanel * d;
+  const int64_t first = piece.tile * kTile, rows = smaller(kTile, piece.length - first);
+  float* const s = piece.scratch;
+  float* const dp = s + kTileRows * kTile;
+  float* const sums = s + 2 * kTile * kTile;
+  std::memset(sums, 0, size_t(rows * stride) * sizeof(float));
+  for (int64_t tile = 0; tile <= piece.tile; ++tile) {
+    const bool diagonal = tile == piece.tile;
+    const int64_t key = tile * kTile;
+    for (int64_t r = 0; r < rows; r += kTileRows) {
+      const int group = int(smaller(kTileRows, rows - r));
+      const int64_t keys = diagonal ? r + group : kTile;
+      int64_t covered = 0;
+      for (; covered < keys; covered += kPanel) {
+        const int64_t panel = (key + covered) / kPanel * panel_size;
+        scores(group, piece.q + (first + r) * piece.q_stride, piece.q_stride,
+               piece.k_panels + panel, d, piece.scale, s + covered, kTile);
+        scores(group, piece.d_o + (first + r) * piece.d_o_stride, piece.d_o_stride,
+               piece.v_panels + panel, d, 1.0f, dp + covered, kTile);
+      }
+      score_gradients(group, s, dp, covered, diagonal ? r + 1 : keys, diagonal,
+                      piece.lse + first + r, piece.delta + first + r, piece.scale);
+      accumulate(group,
+                 {dp, kTile, 1, piece.k + key * piece.k_stride, piece.k_stride, keys, nullptr,
+                  sums + r * stride, stride},
+                 d);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < d; i += kLanes)
+      store_partial(piece.dq + (first + r) * piece.dq_stride + i, load(sums + r * stride + i),
+                    int(smaller(kLanes, d - i)));
+}
+
+void attention_backward_keys(const AttentionPiece& piece) {
+  const int64_t d = piece.d, stride = padded(d), panel_size = kPanel * d;
+  const int64_t key = piece.tile * kTile, keys = smaller(kTile, piece.length - key);
+  const int64_t tiles = (piece.length + kTile - 1) / kTile;
+  float* const s = piece.scratch;
+  float* const dp = s + kTile * kTile;
+  float* const dk = s + 2 * kTile * kTile;
+  float* const dv = dk + kTile * stride;
+  std::memset(dk, 0, size_t(2 * kTile * stride) * sizeof(float));
+  for (int64_t head = 0; head < piece.group; ++head) {
+    const float* const q = piece.q + head * piece.q_head;
+    const float* const d_o = piece.d_o + head * piece.d_o_head;
+    for (int64_t tile = piece.tile; tile < tiles; ++tile) {
+      const bool diagonal = tile == piece.tile;
+      const int64_t first = tile * kTile, rows = smaller(kTile, piece.length - first);
+      for (int64_t r = 0; r < rows; r += kTileRows) {
+        const int group = int(smaller(kTileRows, rows - r));
+        const int64_t seen = diagonal ? r + group : keys;
+        int64_t covered = 0;
+        for (; covered < seen; covered += kPanel) {
+          const int64_t panel = (key + covered) / kPanel * panel_size;
+          scores(group, q + (first + r) * piece.q_stride, piece.q_stride, piece.k_panels + panel, d,
+                 piece.scale, s + r * kTile + covered, kTile);
+          scores(group, d_o + (first + r) * piece.d_o_stride, piece.d_o_stride,
+                 piece.v_panels + panel, d, 1.0f, dp + r * kTile + covered, kTile);
+        }
+        score_gradients(group, s + r * kTile, dp + r * kTile, covered, diagonal ? r + 1 : keys,
+                        diagonal, piece.lse + head * piece.lse_head + first + r,
+                        piece.delta + head * piece.delta_head + first + r, piece.scale);
+      }
+      // On the diagonal, key r is seen from query r on; a group of keys takes the queries from its
+      // first one. Those rows' scores reach over the whole group of keys, as queries and keys are
+      // grouped alike.
+      for (int64_t r = 0; r < keys; r += kTileRows) {
+        const int group = int(smaller(kTileRows, keys - r));
+        const int64_t from = diagonal ? r : 0;
+        accumulate(group,
+                   {s + from * kTile + r, 1, kTile, d_o + (first + from) * piece.d_o_stride,
+                    piece.d_o_stride, rows - from, nullptr, dv + r * stride, stride},
+                   d);
+        accumulate(group,
+                   {dp + from * kTile + r, 1, kTile, q + (first + from) * piece.q_stride,
+                    piece.q_stride, rows - from, nullptr, dk + r * stride, stride},
+                   d);
+      }
+    }
+  }
+  for (int64_t r = 0; r < keys; ++r)
+    for (int64_t i = 0; i < d; i += kLanes) {
+      const int rest = int(smaller(kLanes, d - i));
+      store_partial(piece.dk + (key + r) * piece.dk_stride + i, load(dk + r * stride + i), rest);
+      store_partial(piece.dv + (key + r) * piece.dv_stride + i, load(dv + r * stride + i), rest);
+    }
+}
+
+float dot(const float* a, const float* b, int64_t n) {
+  Floats sums = zeros();
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int rest = int(smaller(kLanes, n - i));
+    sums = fma(load_partial(a + i, rest), load_partial(b + i, rest), sums);
+  }
+  return sum(sums);
+}
+
+const AttentionKernels& attention_kernels() {
+  static const AttentionKernels kernels = {kTile,
+                                           kPanel,
+                                           transpose_panel,
+                                           attention,
+                                           attention_backward_queries,
+                                           attention_backward_keys,
+                                           dot};
+  return kernels;
+}
+
+}  // namespace
+}  // namespace polylora::cpu::PL_TARGET
+
+#else
+
+namespace polylora::cpu {
+
+namespace {
+
+// A tensor [T, H, D].
+struct Heads {
+  float* data;
+  int64_t row, head;  // strides
+  explicit Heads(const pl_tensor& tensor)
+      : data(static_cast<float*>(tensor.data)), row(tensor.strides[0]), head(tensor.strides[1]) {}
+  float* at(int64_t t, int64_t h) const { return data + t * row + h * head; }
+};
+
+// [heads, panels, D, panel]: the keys or values of all sequences, transposed.
+class TransposedHeads {
+ public:
+  TransposedHeads(const pl_tensor& x, const AttentionTiles& tiles, const AttentionKernels& kernels,
+                  float* memory)
+      : x_(x),
+        heads_(x.shape[1]),
+        d_(x.shape[2]),
+        tiles_(tiles),
+        kernels_(kernels),
+        memory_(memory) {}
+
+  const float* at(const AttentionTile& tile, int64_t head) const {
+    return memory_ + (head * tiles_.panels + tile.panel) * d_ * kernels_.panel;
+  }
+
+  void fill(Pool& pool) const {
+    pool.parallel(int64_t(tiles_.list.size()) * heads_, [&](int64_t index, Worker&) {
+      const AttentionTile& tile = tiles_.list[size_t(index / heads_)];
+      const int64_t head = index % heads_, first = tile.tile * kernels_.tile;
+      float* const panels = const_cast<float*>(at(tile, head));
+      for (int64_t key = first; key < std::min(first + kernels_.tile, tile.length);
+           key += kernels_.panel)
+        kernels_.transpose_panel(x_.at(tile.begin + key, head), x_.row,
+                                 std::min(kernels_.panel, tile.length - key), d_,
+                                 panels + key * d_);
+    });
+  }
+
+ private:
+  Heads x_;
+  int64_t heads_, d_;
+  const AttentionTiles& tiles_;
+  const AttentionKernels& kernels_;
+  float* memory_;
+};
+
+}  // namespace
+
+uint64_t attention_workspace(const pl_attention_args& args) {
+  return transposed_heads_size(args.k, args.cu_seqlens) * sizeof(float);
+}
+
+void run_attention(Pool& pool, const pl_attention_args& args) {
+  const AttentionKernels& kernels = PL_SELECT(pool, attention_kernels)();
+  const int64_t total = args.q.shape[0], heads = args.q.shape[1], d = args.q.shape[2];
+  const int64_t group = heads / args.k.shape[1];
+  const AttentionTiles tiles =
+      attention_tiles("attention", args.cu_seqlens, total, kernels.tile, kernels.panel);
+  const TransposedHeads k_panels(args.k, tiles, kernels,
+                                 static_cast<float*>(args.header.workspace));
+  k_panels.fill(pool);
+  const Heads q(args.q), k(args.k), v(args.v), o(args.o);
+  float* const lse = args.lse.dtype == PL_NONE ? nullptr : static_cast<float*>(args.lse.data);
+  pool.parallel(int64_t(tiles.list.size()) * heads, [&](int64_t index, Worker& worker) {
+    const AttentionTile& tile = tiles.list[size_t(index / heads)];
+    const int64_t head = index % heads, key_head = head / group;
+    AttentionPiece piece = {};
+    piece.q = q.at(tile.begin, head);
+    piece.q_stride = q.row;
+    piece.v = v.at(tile.begin, key_head);
+    piece.v_stride = v.row;
+    piece.k_panels = k_panels.at(tile, key_head);
+    piece.out = o.at(tile.begin, head);
+    piece.out_stride = o.row;
+    piece.out_lse = lse ? lse + head * args.lse.strides[0] + tile.begin : nullptr;
+    piece.length = tile.length;
+    piece.tile = tile.tile;
+    piece.d = d;
+    piece.scale = args.scale;
+    piece.scratch = worker.scratch_floats();
+    kernels.attention(piece);
+  });
+}
+
+uint64_t attention_backward_workspace(const pl_attention_backward_args& args) {
+  return (2 * transposed_heads_size(args.k, args.cu_seqlens) +
+          uint64_t(args.q.shape[0]) * uint64_t(args.q.shape[1])) *
+         sizeof(float);
+}
+
+void run_attention_backward(Pool& pool, const pl_attention_backward_args& args) {
+  const AttentionKernels& kernels = PL_SELECT(pool, attention_kernels)();
+  const int64_t total = args.q.shape[0], heads = args.q.shape[1], d = args.q.shape[2];
+  const int64_t key_heads = args.k.shape[1], group = heads / key_heads;
+  const AttentionTiles tiles =
+      attention_tiles("attention_backward", args.cu_seqlens, total, kernels.tile, kernels.panel);
+  const Heads q(args.q), k(args.k), v(args.v), o(args.o), d_o(args.d_o), dq(args.dq), dk(args.dk),
+      dv(args.dv);
+  const float* const lse = static_cast<const float*>(args.lse.data);
+  const int64_t lse_head = args.lse.strides[0];
+
+  float* const memory = static_cast<float*>(args.header.workspace);
+  float* const delta =
+      memory;  // [heads, T]: sum over D of o * d_o, the mean of the probabilities' gradients
+  float* const panels = memory + total * heads;
+  const TransposedHeads k_panels(args.k, tiles, kernels, panels);
+  const TransposedHeads v_panels(args.v, tiles, kernels,
+                                 panels + transposed_heads_size(args.k, args.cu_seqlens));
+  k_panels.fill(pool);
+  v_panels.fill(pool);
+  pool.parallel_ranges(total, 64, [&](int64_t begin, int64_t end, Worker&) {
+    for (int64_t head = 0; head < heads; ++head)
+      for (int64_t t = begin; t < end; ++t)
+        delta[head * total + t] = kernels.dot(o.at(t, head), d_o.at(t, head), d);
+  });
+
+  const auto piece_of = [&](const AttentionTile& tile, int64_t head, Worker& worker) {
+    AttentionPiece piece = {};
+    const int64_t key_head = head / group;
+    piece.q = q.at(tile.begin, head);
+    piece.q_stride = q.row;
+    piece.k = k.at(tile.begin, key_head);
+    piece.k_stride = k.row;
+    piece.d_o = d_o.at(tile.begin, head);
+    piece.d_o_stride = d_o.row;
+    piece.k_panels = k_panels.at(tile, key_head);
+    piece.v_panels = v_panels.at(tile, key_head);
+    piece.lse = lse + head * lse_head + tile.begin;
+    piece.delta = delta + head * total + tile.begin;
+    piece.length = tile.length;
+    piece.tile = tile.tile;
+    piece.d = d;
+    piece.scale = args.scale;
+    piece.scratch = worker.scratch_floats();
+    return piece;
+  };
+  pool.parallel(int64_t(tiles.list.size()) * heads, [&](int64_t index, Worker& worker) {
+    const AttentionTile& tile = tiles.list[size_t(index / heads)];
+    const int64_t head = index % heads;
+    AttentionPiece piece = piece_of(tile, head, worker);
+    piece.dq = dq.at(tile.begin, head);
+    piece.dq_stride = dq.row;
+    kernels.backward_queries(piece);
+  });
+  // Backwards through the list: the first tile of keys is seen by the most queries.
+  const int64_t count = int64_t(tiles.list.size());
+  pool.parallel(count * key_heads, [&](int64_t index, Worker& worker) {
+    const AttentionTile& tile = tiles.list[size_t(count - 1 - index / key_heads)];
+    const int64_t key_head = index % key_heads;
+    AttentionPiece piece = piece_of(tile, key_head * group, worker);
+    piece.dk = dk.at(tile.begin, key_head);
+    piece.dk_stride = dk.row;
+    piece.dv = dv.at(tile.begin, key_head);
+    piece.dv_stride = dv.row;
+    piece.group = group;
+    piece.q_head = q.head;
+    piece.d_o_head = d_o.head;
+    piece.lse_head = lse_head;
+    piece.delta_head = total;
+    kernels.backward_keys(piece);
+  });
+}
+
+}  // namespace polylora::cpu
+
+#endif
