@@ -1,0 +1,127 @@
+import { createReadStream } from 'node:fs'
+import {
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  statfs,
+  writeFile,
+} from 'node:fs/promises'
+import { loadNative } from './native.js'
+
+/** What an entry of a folder is; symbolic links are `other`. */
+export interface FileInfo {
+  readonly kind: 'file' | 'folder' | 'other'
+  readonly size: number
+}
+
+/** A file that grows at its end. */
+export interface AppendFile {
+  append(bytes: Uint8Array): Promise<void>
+  sync(): Promise<void>
+  truncate(size: number): Promise<void>
+  close(): Promise<void>
+}
+
+/**
+ * The calls that everything durable is made of (run folders, checkpoints, adapters, models), as one object, so that a
+ * test can make each of them fail. Errors are Node's own, with `code`.
+ */
+export interface FileSystem {
+  /** Makes a folder and its parents; one that exists already is left as it is. */
+  makeFolder(path: string): Promise<void>
+  /** Null if there is nothing at `path`. Links are not followed. */
+  inspect(path: string): Promise<FileInfo | null>
+  /** Names in a folder, sorted. */
+  list(folder: string): Promise<string[]>
+  /** Refuses files above `cap` bytes. */
+  readText(path: string, cap: number): Promise<string>
+  readChunks(path: string): AsyncIterable<Uint8Array>
+  /** Creates or overwrites a file; not durable before `sync`. */
+  writeFile(path: string, content: string | Uint8Array): Promise<void>
+  /** Opens for appending, creating the file if need be. */
+  openAppend(path: string): Promise<AppendFile>
+  /** Makes the content of a file, or the names in a folder, durable. */
+  sync(path: string): Promise<void>
+  rename(from: string, to: string): Promise<void>
+  /** Removes a file, or a folder with everything in it; nothing there is no error. */
+  remove(path: string): Promise<void>
+  realPath(path: string): Promise<string>
+  /** Bytes that may still be written where `path` lies. */
+  available(path: string): Promise<number>
+  /** Takes an advisory lock until the returned function is called or the process ends; null if another holds it. */
+  lock(path: string): (() => void) | null
+}
+
+/** The real one. */
+export const nodeFileSystem: FileSystem = {
+  async makeFolder(path) {
+    await mkdir(path, { recursive: true })
+  },
+  async inspect(path) {
+    try {
+      const info = await lstat(path)
+      const kind = info.isFile() ? 'file' : info.isDirectory() ? 'folder' : 'other'
+      return { kind, size: info.size }
+    } catch (error) {
+      if (isMissing(error)) return null
+      throw error
+    }
+  },
+  async list(folder) {
+    return (await readdir(folder)).sort()
+  },
+  async readText(path, cap) {
+    const { size } = await lstat(path)
+    if (size > cap)
+      throw new Error(`${path}: has ${size} bytes, at most ${cap} are allowed for this file`)
+    return readFile(path, 'utf8')
+  },
+  readChunks(path) {
+    return createReadStream(path, { highWaterMark: 1 << 18 })
+  },
+  writeFile,
+  async openAppend(path) {
+    const file = await open(path, 'a')
+    return {
+      async append(bytes) {
+        await file.writeFile(bytes)
+      },
+      sync: () => file.sync(),
+      truncate: (size) => file.truncate(size),
+      close: () => file.close(),
+    }
+  },
+  async sync(path) {
+    const file = await open(path, 'r')
+    try {
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+  },
+  rename,
+  async remove(path) {
+    await rm(path, { recursive: true, force: true })
+  },
+  realPath: realpath,
+  async available(path) {
+    const { bavail, bsize } = await statfs(path)
+    return bavail * bsize
+  },
+  lock(path) {
+    const native = loadNative()
+    const lock = native.lockFile(path)
+    return lock && (() => native.unlockFile(lock))
+  },
+}
+
+/** Whether an error says that nothing is there. */
+export function isMissing(error: unknown): boolean {
+  const code = (error as NodeJS.ErrnoException | null)?.code
+  return code === 'ENOENT' || code === 'ENOTDIR'
+}

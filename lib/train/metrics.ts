@@ -1,0 +1,164 @@
+import { CheckpointError } from '../errors.js'
+import { type AppendFile, type FileSystem, nodeFileSystem } from '../file-system.js'
+
+/** One optimiser step, as a line of metrics.jsonl. What is not finite is written as null. */
+export interface StepMetrics {
+  readonly step: number
+  /** Mean over the step's trained tokens, in nats. */
+  readonly loss: number | null
+  /** Global norm before clipping. */
+  readonly gradNorm: number | null
+  readonly learningRate: number
+  /** Trained on so far in the run, prompts included. */
+  readonly tokens: number
+  readonly tokensPerSecond: number
+  readonly lossByDiscipline: Readonly<Record<string, number | null>>
+  /** Present and true if nothing was updated, because the loss or a gradient was not finite. */
+  readonly skipped?: true
+}
+
+/** An evaluation made after a step, as a line of metrics.jsonl. */
+export interface EvaluationMetrics {
+  readonly step: number
+  readonly evaluation: {
+    readonly loss: number | null
+    readonly lossByDiscipline: Readonly<Record<string, number | null>>
+  }
+}
+
+export type Metrics = StepMetrics | EvaluationMetrics
+
+const newline = 0x0a
+// A line is a few hundred bytes; what has none for this long is no metrics file.
+const longestLine = 1 << 20
+
+/** metrics.jsonl of a run: lines are only ever added at the end, except that a resumed run forgets what it redoes. */
+export class MetricsFile {
+  readonly path: string
+  readonly #file: AppendFile
+  #size: number
+  #last: Promise<void> = Promise.resolve()
+
+  private constructor(path: string, file: AppendFile, size: number) {
+    this.path = path
+    this.#file = file
+    this.#size = size
+  }
+
+  /**
+   * Opens or creates the file and cuts it back to `step`: lines of later steps go, and so does a torn last line.
+   *
+   * @throws CheckpointError
+   */
+  static async open(
+    path: string,
+    step: number,
+    fileSystem: FileSystem = nodeFileSystem,
+  ): Promise<MetricsFile> {
+    let file: AppendFile | null = null
+    try {
+      const info = await fileSystem.inspect(path)
+      const size = info === null ? 0 : await sizeUpTo(fileSystem, path, step)
+      file = await fileSystem.openAppend(path)
+      if (info !== null && info.size !== size) {
+        await file.truncate(size)
+        await file.sync()
+      }
+      return new MetricsFile(path, file, size)
+    } catch (cause) {
+      await file?.close().catch(() => undefined)
+      throw failure(path, 'opened', cause)
+    }
+  }
+
+  /** Adds one line; lines appear in the order of the calls. @throws CheckpointError; a partial line is taken back */
+  append(metrics: Metrics): Promise<void> {
+    const bytes = Buffer.from(`${JSON.stringify(metrics)}\n`)
+    const appended = this.#last.then(async () => {
+      try {
+        await this.#file.append(bytes)
+        this.#size += bytes.length
+      } catch (cause) {
+        await this.#file.truncate(this.#size).catch(() => undefined)
+        throw failure(this.path, 'written', cause)
+      }
+    })
+    this.#last = appended.catch(() => undefined)
+    return appended
+  }
+
+  /** Makes all lines durable: before the checkpoint that counts on them. @throws CheckpointError */
+  async sync(): Promise<void> {
+    await this.#last
+    try {
+      await this.#file.sync()
+    } catch (cause) {
+      throw failure(this.path, 'written', cause)
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#last
+    await this.#file.close()
+  }
+}
+
+/** The lines of a metrics file in order; lines that cannot be read (a torn last one) are passed over. */
+export async function* readMetrics(
+  path: string,
+  fileSystem: FileSystem = nodeFileSystem,
+): AsyncGenerator<Metrics> {
+  for await (const { line } of lines(fileSystem, path)) {
+    const metrics = parse(line)
+    if (metrics !== null) yield metrics
+  }
+}
+
+/** Bytes up to the end of the last line before the first one of a later step. */
+async function sizeUpTo(fileSystem: FileSystem, path: string, step: number): Promise<number> {
+  let size = 0
+  for await (const { line, end } of lines(fileSystem, path)) {
+    const metrics = parse(line)
+    if (metrics === null) continue
+    if (metrics.step > step) break
+    size = end
+  }
+  return size
+}
+
+/** Complete lines, and where each ends in the file. */
+async function* lines(
+  fileSystem: FileSystem,
+  path: string,
+): AsyncGenerator<{ line: string; end: number }> {
+  let rest = Buffer.alloc(0)
+  let end = 0
+  for await (const chunk of fileSystem.readChunks(path)) {
+    const bytes = Buffer.concat([rest, chunk])
+    let begin = 0
+    for (let i = bytes.indexOf(newline); i >= 0; i = bytes.indexOf(newline, begin)) {
+      end += i + 1 - begin
+      yield { line: bytes.toString('utf8', begin, i), end }
+      begin = i + 1
+    }
+    rest = bytes.subarray(begin)
+    if (rest.length > longestLine)
+      throw new Error(`a line has more than ${longestLine} bytes, so it is no metrics file`)
+  }
+}
+
+function parse(line: string): Metrics | null {
+  try {
+    const value = JSON.parse(line) as Metrics | null
+    return typeof value?.step === 'number' ? value : null
+  } catch {
+    return null
+  }
+}
+
+function failure(path: string, what: string, cause: unknown): CheckpointError {
+  return new CheckpointError(`${path} could not be ${what}: ${(cause as Error).message}`, {
+    cause,
+    details: { path, error: (cause as { code?: unknown }).code ?? null },
+  })
+}
