@@ -1,12 +1,11 @@
 // The output head, fused with cross entropy, on the labelled rows only: chunks of rows by all of
 // the vocabulary.
-#include "cpu/head_cross_entropy.h"
-
 #include <cmath>
 
 #include "cpu/indices.h"
 #include "cpu/operations.h"
 #include "cpu/product.h"
+#include "cpu/workspace.h"
 
 #define PL_TARGET_FILE "cpu/head_cross_entropy.cc"
 #include "cpu/for_each_target.h"

@@ -1,6 +1,5 @@
 #include "cpu/workspace.h"
 
-#include "cpu/head_cross_entropy.h"
 #include "cpu/operations.h"
 
 namespace polylora::cpu {

@@ -103,12 +103,14 @@ struct Case {
       best = best && got >= 0 && got < vocabulary && logits[size_t(got)] > top - 1e-4;
       const double scale = (weighted ? row_weight.at(0, l) : 1.0) * loss_scale.at(0, 0);
       for (int64_t v = 0; v < vocabulary; ++v) {
-        const double g = scale * (std::exp(logits[size_t(v)] - top) / total - (v == label));
+        const double probability = std::exp(logits[size_t(v)] - top) / total;
+        const double g = scale * (probability - (v == label));
+        const double size = std::fabs(scale) * (probability + (v == label));  // before it cancels
         for (int64_t j = 0; j < width; ++j) {
           dx[size_t(row * width + j)] += g * weight_at(v, j);
-          dx_size[size_t(row * width + j)] += std::fabs(g * weight_at(v, j));
+          dx_size[size_t(row * width + j)] += size * std::fabs(weight_at(v, j));
           dw[size_t(v * width + j)] += g * x.at(row, j);
-          dw_size[size_t(v * width + j)] += std::fabs(g * x.at(row, j));
+          dw_size[size_t(v * width + j)] += size * std::fabs(x.at(row, j));
         }
       }
     }
