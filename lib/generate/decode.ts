@@ -14,30 +14,29 @@ export interface DecodeOptions extends SamplingOptions {
   signal?: AbortSignal
 }
 
-/** One new token of one sequence, or its end. */
+/** The next token of one sequence. */
 export interface DecodedToken {
   /** Which prompt. */
   readonly index: number
-  /** Null: the sequence has ended. */
+  /** Null: a stop token, which is not part of the sequence. */
   readonly token: number | null
-  /** Set at the end. */
+  /** Set with the last token. */
   readonly finishReason: 'stop' | 'length' | null
 }
 
-/** Told by the consumer that a sequence is finished (a stop string): it gets no further tokens. */
-export type Finish = (index: number) => void
-
 /**
- * Generates for several prompts at once against a key-value cache, yielding tokens as they come. A sequence's tokens
- * depend on its own prompt and index alone, not on its neighbours.
+ * Generates for several prompts at once against a key-value cache, one token of every live sequence at a time. A sequence's
+ * tokens depend on its own prompt and index alone, not on its neighbours.
+ *
+ * @param finished indices of sequences that get no further tokens; the caller may add to it between steps
  */
 export async function* decode(
   decoder: Decoder,
   adapter: LowRankSource | null,
   prompts: readonly Int32Array[],
   options: DecodeOptions,
-  onFinish: (finish: Finish) => void = () => {},
-): AsyncGenerator<DecodedToken> {
+  finished: ReadonlySet<number> = new Set(),
+): AsyncGenerator<DecodedToken[]> {
   const { device, config } = decoder
   const maxTokens = options.maxTokens ?? 256
   checkPrompts(prompts, maxTokens, config.maxPositions)
@@ -47,8 +46,6 @@ export async function* decode(
     Math.max(0, ...prompts.map((prompt) => prompt.length)) + maxTokens,
   )
   const caches: KeyValueCache[] = []
-  const finished = new Set<number>()
-  onFinish((index) => finished.add(index))
   try {
     const shape = [prompts.length, capacity, config.numKeyValueHeads, config.headDim]
     for (let layer = 0; layer < config.numLayers; layer++)
@@ -61,22 +58,18 @@ export async function* decode(
     for (let count = 0; pending.length > 0; count++) {
       options.signal?.throwIfAborted()
       const tokens = await nextTokens(decoder, adapter, caches, pending, options)
-      const next: typeof pending = []
-      for (const [i, { index }] of pending.entries()) {
+      const step = pending.map(({ index }, i): DecodedToken => {
         const token = tokens[i]
-        const position = lengths[index]
-        if (stopTokens.has(token)) {
-          yield { index, token: null, finishReason: 'stop' }
-          continue
-        }
-        yield { index, token, finishReason: null }
-        lengths[index] = position + 1
-        if (finished.has(index)) yield { index, token: null, finishReason: 'stop' }
-        else if (count + 1 >= maxTokens || position + 1 >= capacity)
-          yield { index, token: null, finishReason: 'length' }
-        else next.push({ index, tokens: Int32Array.of(token), position })
-      }
-      pending = next
+        if (stopTokens.has(token)) return { index, token: null, finishReason: 'stop' }
+        const isLast = count + 1 >= maxTokens || ++lengths[index] >= capacity
+        return { index, token, finishReason: isLast ? 'length' : null }
+      })
+      yield step
+      pending = step.flatMap(({ index, token, finishReason }) =>
+        token === null || finishReason !== null || finished.has(index)
+          ? []
+          : [{ index, tokens: Int32Array.of(token), position: lengths[index] - 1 }],
+      )
     }
   } finally {
     for (const { keys, values } of caches) {

@@ -99,17 +99,20 @@ export class AdamW {
       gradientScale: this.#norm.slice(0, 1, 2).native,
       finite: this.#norm.slice(0, 2, 3).native,
     })
-    for (const { trained, gradient } of this.#states) {
-      device.run('fill', { y: gradient.native, value: 0 })
-      const { packed, value } = trained.parameter
-      packed?.update(value, 0)
-    }
+    for (const { gradient } of this.#states) gradient.fill(0)
+    this.repack()
   }
 
-  /** What a checkpoint must hold beside the parameters: first and second moments by parameter name. */
-  *moments(): Generator<{ name: string; moment: Tensor; variance: Tensor }> {
+  /** What a checkpoint must hold: values, first and second moments by parameter name. */
+  *state(): Generator<{ name: string; value: Tensor; moment: Tensor; variance: Tensor }> {
     for (const { trained, moment, variance } of this.#states)
-      yield { name: trained.parameter.name, moment, variance }
+      yield { name: trained.parameter.name, value: trained.parameter.value, moment, variance }
+  }
+
+  /** Brings the packed copies of trained matrices up to date with their values. */
+  repack(): void {
+    for (const { trained } of this.#states)
+      trained.parameter.packed?.update(trained.parameter.value)
   }
 
   dispose(): void {

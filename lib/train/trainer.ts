@@ -1,9 +1,10 @@
 import type { Adapter, TrainedParameter } from '../adapters/adapter.js'
-import type { PackedBatch, StepPlan } from '../data/packed-batch.js'
+import type { StepPlan } from '../data/packed-batch.js'
 import type { Decoder } from '../models/index.js'
 import { unfreezeWeights } from '../models/load.js'
 import { Scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
+import { LossSums } from './loss-sums.js'
 import { AdamW, type AdamWOptions } from './optimizer.js'
 import { trainMicroBatch } from './step.js'
 
@@ -74,11 +75,20 @@ export class Trainer {
         // Queueing takes time in proportion to the layers: let the event loop breathe between micro-batches.
         await new Promise((resolve) => setImmediate(resolve))
       }
-      const values = losses.readFloats()
-      const { gradientNorm, applied } = await this.optimizer.step(factor, losses)
+      const reading = losses.readFloats()
+      const [{ gradientNorm, applied }, values] = await Promise.all([
+        this.optimizer.step(factor, losses),
+        reading,
+      ])
+      const sums = new LossSums()
+      let read = 0
+      for (const batch of plan.batches) {
+        sums.add(batch, values.subarray(read))
+        read += batch.labels.length
+      }
       return {
         step,
-        ...lossesByDiscipline(plan.batches, await values),
+        ...sums.means(),
         gradNorm: gradientNorm,
         learningRate: this.#options.learningRate * factor,
         tokens: plan.batches.reduce((sum, batch) => sum + batch.inputIds.length, 0),
@@ -95,29 +105,6 @@ export class Trainer {
     this.#step.release()
     this.#lossScale.release()
   }
-}
-
-/** Mean losses, over all and by discipline. */
-export function lossesByDiscipline(
-  batches: readonly PackedBatch[],
-  losses: Float32Array,
-): { loss: number; lossByDiscipline: Record<string, number> } {
-  const sums = new Map<string, { sum: number; count: number }>()
-  let total = 0
-  let at = 0
-  for (const batch of batches)
-    for (const discipline of batch.labelDiscipline) {
-      const name = batch.disciplineNames[discipline]
-      const entry = sums.get(name) ?? { sum: 0, count: 0 }
-      sums.set(name, entry)
-      entry.sum += losses[at]
-      entry.count++
-      total += losses[at++]
-    }
-  const lossByDiscipline = Object.fromEntries(
-    [...sums].map(([name, { sum, count }]) => [name, sum / count]),
-  )
-  return { loss: total / at, lossByDiscipline }
 }
 
 function* weightsOf(decoder: Decoder): Generator<TrainedParameter> {

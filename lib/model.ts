@@ -1,0 +1,173 @@
+import { Adapter } from './adapters/adapter.js'
+import type { LoraDeclaration } from './adapters/declaration.js'
+import { loadAdapter } from './adapters/peft.js'
+import { Device, type DeviceOptions } from './device.js'
+import { ArgumentError, DisposedError } from './errors.js'
+import { generate, type GenerateOptions, type GeneratedText } from './generate/generate.js'
+import { type DecoderConfig, Decoder, parseConfig, readConfig } from './models/index.js'
+import { type ComputeDType, disposeWeights, initializeWeights, loadWeights } from './models/load.js'
+import { type ChatMessage, Tokenizer } from './text/index.js'
+
+export interface ModelOptions extends DeviceOptions {
+  /** 'cpu', or a Device that is open already and stays so; default: the best there is. */
+  device?: string | Device
+  /** f32, or bf16 operands with float32 sums; default f32. */
+  dtype?: ComputeDType
+  signal?: AbortSignal
+  onProgress?: (read: number, total: number) => void
+}
+
+/** A language model on a device, with its tokenizer, and an adapter if one is attached. */
+export class Model {
+  /** The folder it came from; null if it was initialised from a configuration. */
+  readonly folder: string | null
+  readonly config: DecoderConfig
+  readonly device: Device
+  readonly decoder: Decoder
+  readonly #tokenizer: Tokenizer | null
+  readonly #ownsDevice: boolean
+  #adapter: Adapter | null = null
+  #disposed = false
+
+  private constructor(
+    folder: string | null,
+    decoder: Decoder,
+    tokenizer: Tokenizer | null,
+    ownsDevice: boolean,
+  ) {
+    this.folder = folder
+    this.config = decoder.config
+    this.device = decoder.device
+    this.decoder = decoder
+    this.#tokenizer = tokenizer
+    this.#ownsDevice = ownsDevice
+  }
+
+  /** Reads a Hugging Face model folder: config.json, safetensors (single or sharded), tokenizer.json. */
+  static async load(folder: string, options: ModelOptions = {}): Promise<Model> {
+    const config = await readConfig(folder)
+    return await Model.#open(folder, config, options, (device) =>
+      loadWeights(device, folder, config, { ...options, compute: options.dtype }),
+    )
+  }
+
+  /**
+   * A model with random weights, to train from scratch.
+   *
+   * @param config an object in the form of config.json
+   * @param tokenizerFolder where tokenizer.json is; none: token ids only
+   */
+  static async initialize(
+    config: unknown,
+    tokenizerFolder: string | null,
+    options: ModelOptions & { seed?: number } = {},
+  ): Promise<Model> {
+    const parsed = parseConfig(config)
+    return await Model.#open(tokenizerFolder, parsed, options, (device) =>
+      initializeWeights(device, parsed, options.seed ?? 0, { compute: options.dtype }),
+    )
+  }
+
+  static async #open(
+    folder: string | null,
+    config: DecoderConfig,
+    options: ModelOptions,
+    weights: (device: Device) => Promise<Decoder['weights']>,
+  ): Promise<Model> {
+    const ownsDevice = !(options.device instanceof Device)
+    const device =
+      options.device instanceof Device ? options.device : Device.open(options.device, options)
+    let tokenizer: Tokenizer | null = null
+    try {
+      tokenizer = folder === null ? null : await Tokenizer.load(folder)
+      const decoder = new Decoder(device, config, await weights(device))
+      return new Model(folder, decoder, tokenizer, ownsDevice)
+    } catch (error) {
+      await tokenizer?.dispose()
+      if (ownsDevice) await device.close()
+      throw error
+    }
+  }
+
+  /** @throws ArgumentError if the model has none */
+  get tokenizer(): Tokenizer {
+    if (this.#disposed) throw new DisposedError('the model is disposed')
+    if (!this.#tokenizer) throw new ArgumentError('this model was initialised without a tokenizer')
+    return this.#tokenizer
+  }
+
+  get adapter(): Adapter | null {
+    return this.#adapter
+  }
+
+  /**
+   * Attaches a fresh adapter; it changes nothing until it is trained. The model owns it. An adapter that was attached
+   * before is disposed.
+   */
+  attach(declaration: LoraDeclaration): Adapter {
+    return this.#replace(Adapter.create(this.device, this.config, declaration))
+  }
+
+  /** Attaches an adapter from a PEFT folder. */
+  async attachFrom(folder: string): Promise<Adapter> {
+    return this.#replace(await loadAdapter(this.device, this.config, folder))
+  }
+
+  detach(): void {
+    this.#adapter?.dispose()
+    this.#adapter = null
+  }
+
+  #replace(adapter: Adapter): Adapter {
+    this.#adapter?.dispose()
+    this.#adapter = adapter
+    return adapter
+  }
+
+  /**
+   * Streams the continuation of one prompt. A string is rendered as a user's turn if the tokenizer has a chat template,
+   * else taken as it is; `{ raw: true }` always takes it as it is.
+   */
+  async *generate(
+    prompt: string | readonly ChatMessage[],
+    options: GenerateOptions & { raw?: boolean } = {},
+  ): AsyncGenerator<string> {
+    for await (const { text } of this.generateBatch([prompt], options)) if (text) yield text
+  }
+
+  /** The same for several prompts at once. */
+  async *generateBatch(
+    prompts: readonly (string | readonly ChatMessage[])[],
+    options: GenerateOptions & { raw?: boolean } = {},
+  ): AsyncGenerator<GeneratedText> {
+    const { tokenizer } = this
+    const tokens = await Promise.all(
+      prompts.map((prompt) => this.#encodePrompt(prompt, options.raw ?? false)),
+    )
+    yield* generate(this.decoder, this.#adapter, tokenizer, tokens, options)
+  }
+
+  async #encodePrompt(prompt: string | readonly ChatMessage[], raw: boolean): Promise<Int32Array> {
+    const { tokenizer } = this
+    const isText = typeof prompt === 'string'
+    if (isText && (raw || tokenizer.chatTemplate === undefined))
+      return (await tokenizer.encode([prompt], { addSpecialTokens: true }))[0]
+    const messages = isText ? [{ role: 'user', content: prompt }] : prompt
+    const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true })
+    return (await tokenizer.encode([text], { addSpecialTokens: false }))[0]
+  }
+
+  async dispose(): Promise<void> {
+    if (this.#disposed) return
+    this.#disposed = true
+    this.detach()
+    this.decoder.dispose()
+    disposeWeights(this.decoder.weights)
+    await this.#tokenizer?.dispose()
+    if (this.#ownsDevice) await this.device.close()
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose()
+  }
+}
