@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
-const folders = ['src/binding', 'src/runtime', 'src/io', 'src/cpu']
+const folders = ['src/binding', 'src/checks', 'src/runtime', 'src/io', 'src/cpu']
 
 function sources(folder) {
   try {
