@@ -44,11 +44,13 @@ export function unfinishedPath(path: string, kind: 'partial' | 'replaced'): stri
  * @throws CheckpointError with `details` { path, bytesNeeded, bytesAvailable, error } and the cause
  */
 export async function publishFolder(
-  target: string,
+  path: string,
   options: PublishOptions,
   write: (folder: string) => Promise<void>,
 ): Promise<void> {
   const fileSystem = options.fileSystem ?? nodeFileSystem
+  // A link stays, and what it leads to is replaced.
+  const target = await fileSystem.realPath(path).catch(() => path)
   const partial = unfinishedPath(target, 'partial')
   try {
     await fileSystem.makeFolder(dirname(target))

@@ -54,9 +54,9 @@ export function lora(options: LoraOptions = {}): LoraDeclaration {
   const seed = options.seed ?? 0
   if (!Number.isSafeInteger(seed) || seed < 0)
     throw wrong('seed', seed, 'a whole number from 0 to 2^53 - 1')
-  const rankPattern = options.rankPattern ?? {}
+  const rankPattern = { ...options.rankPattern }
   for (const [key, value] of Object.entries(rankPattern)) checkRank(`rankPattern.${key}`, value)
-  const alphaPattern = options.alphaPattern ?? {}
+  const alphaPattern = { ...options.alphaPattern }
   for (const [key, value] of Object.entries(alphaPattern)) checkAlpha(`alphaPattern.${key}`, value)
   const targets = options.targets ?? 'all-linear'
   const isList = Array.isArray(targets) && targets.every((one) => typeof one === 'string')
@@ -99,16 +99,25 @@ export function patternValue(
   path: string,
   fallback: number,
 ): number {
-  let value = fallback
-  let found = false
-  for (const [key, candidate] of Object.entries(patterns)) {
-    const pattern = compile(`(.*\\.)?(${key})`, key)
-    if (!found && pattern.matches(path)) {
-      value = candidate
-      found = true
-    }
+  for (const { pattern, value } of compilePatterns(patterns))
+    if (pattern.matches(path)) return value
+  return fallback
+}
+
+type CompiledPatterns = readonly { readonly pattern: RE2JS; readonly value: number }[]
+const compiledPatterns = new WeakMap<Readonly<Record<string, number>>, CompiledPatterns>()
+
+// Every pattern is tried on every module, so each is compiled once.
+function compilePatterns(patterns: Readonly<Record<string, number>>): CompiledPatterns {
+  let compiled = compiledPatterns.get(patterns)
+  if (!compiled) {
+    compiled = Object.entries(patterns).map(([key, value]) => ({
+      pattern: compile(`(.*\\.)?(${key})`, key),
+      value,
+    }))
+    compiledPatterns.set(patterns, compiled)
   }
-  return value
+  return compiled
 }
 
 /** s in y = W x + s · B A x: alpha / rank, or alpha / sqrt(rank). */
