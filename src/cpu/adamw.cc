@@ -54,7 +54,7 @@ void adamw(const AdamwScalars& s, float* p, const float* g, float* m, float* v, 
     Floats variance = whole ? load(v + i) : load_partial(v + i, rest);
     Floats parameter = whole ? load(p + i) : load_partial(p + i, rest);
     parameter = parameter * decay;
-    moment = moment + moment_weight * (gradient - moment);
+    moment = fma(moment_weight, gradient - moment, moment);  // as torch's lerp
     variance = variance * beta2 + variance_weight * gradient * gradient;
     const Floats denominator = square_root(variance) / root_correction + epsilon;
     parameter = parameter - step_size * moment / denominator;

@@ -178,16 +178,17 @@ void run_operation(const char* name, pl_operation operation, pl_status (*check)(
                                   ::polylora::cpu::run_##name, pool, args)
 
 // The message of the KernelError that the run must end in.
-#define EXPECT_KERNEL_ERROR(name, pool, args, part)              \
-  do {                                                           \
-    std::string message = "no error";                            \
-    try {                                                        \
-      RUN(name, pool, args);                                     \
-    } catch (const ::polylora::cpu::KernelError& error) {        \
-      message = error.what();                                    \
-    }                                                            \
-    expect(message.find(part) != std::string::npos,              \
-           std::string(#name ": '") + message + "' says " part); \
+#define EXPECT_KERNEL_ERROR(name, pool, args, part)                  \
+  do {                                                               \
+    const std::string wanted = part;                                 \
+    std::string message = "no error";                                \
+    try {                                                            \
+      RUN(name, pool, args);                                         \
+    } catch (const ::polylora::cpu::KernelError& error) {            \
+      message = error.what();                                        \
+    }                                                                \
+    expect(message.find(wanted) != std::string::npos,                \
+           std::string(#name ": '") + message + "' says " + wanted); \
   } while (false)
 
 // What the check says of arguments that it must refuse.
@@ -198,9 +199,10 @@ void run_operation(const char* name, pl_operation operation, pl_status (*check)(
            std::string(#name " is refused: ") + part + ", received: " + status.message); \
   } while (false)
 
-// Largest distance from the reference over the reference's largest magnitude.
-inline double distance(const Floats& y, const std::vector<double>& reference) {
-  double most = 0, size = 1e-30;
+// Largest distance from the reference over the reference's largest magnitude, or least_size if that
+// is more.
+inline double distance(const Floats& y, const std::vector<double>& reference, double least_size) {
+  double most = 0, size = least_size;
   for (int64_t i = 0; i < y.count(); ++i) {
     const double error = std::fabs(double(y[i]) - reference[size_t(i)]);
     if (!(error <= most)) most = error;  // NaN too
@@ -210,8 +212,8 @@ inline double distance(const Floats& y, const std::vector<double>& reference) {
 }
 
 inline bool close(const Floats& y, const std::vector<double>& reference, double tolerance,
-                  const std::string& what) {
-  const double d = distance(y, reference);
+                  const std::string& what, double least_size = 1e-30) {
+  const double d = distance(y, reference, least_size);
   return expect(d <= tolerance, what + ": " + std::to_string(d / tolerance) + " of the tolerance");
 }
 
