@@ -1,0 +1,55 @@
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "binding/call.h"
+#include "binding/handle.h"
+#include "io/transfer.h"
+
+namespace polylora::binding {
+
+// An open stream. The JavaScript thread closes it and uses it freely; the file thread goes through
+// use().
+class Device final : public io::DeviceAccess {
+ public:
+  Device(Environment& environment, const pl_device_table* table, pl_stream* stream);
+  ~Device() override;
+
+  void use(const std::function<void(const pl_device_table&, pl_stream*)>& body) override;
+
+  const pl_device_table& table() const { return *table_; }
+  bool closed() const { return closed_; }
+  // Throws Disposed.
+  pl_stream* stream() const;
+  Environment& environment() { return *environment_; }
+
+  // No new use begins after this. Returns the stream for the caller to close, null if somebody else
+  // does.
+  pl_stream* begin_close();
+  // Waits for what runs.
+  void close_now();
+
+ private:
+  std::shared_ptr<Environment> environment_;
+  const pl_device_table* table_;
+  pl_stream* stream_;
+  std::mutex use_mutex_;
+  bool closed_ = false;  // written on the JavaScript thread, under the mutex
+};
+
+struct DeviceHandle {
+  static constexpr napi_type_tag kTag = {0x9d1c5f8e2b7a4c01u, 0xa8e3b6d04f721c95u};
+  static constexpr const char* kName = "device";
+  std::shared_ptr<Device> device;
+};
+
+napi_value backends(Call& call);
+napi_value open_device(Call& call);
+napi_value close_device(Call& call);
+napi_value describe_device(Call& call);
+napi_value synchronize(Call& call);
+napi_value trim(Call& call);
+
+}  // namespace polylora::binding
