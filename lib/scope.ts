@@ -86,7 +86,8 @@ export class Scope {
 }
 
 /**
- * Runs `body` in a scope of its own: `scope((keep) => keep(f(x)))`. What is not kept ends with it.
+ * Runs `body` in a scope of its own. Kept are its result, if that is a tensor, the tensors that are elements or
+ * properties of its result, and what is given to `keep`; everything else ends with the scope.
  *
  * @throws ArgumentError if `body` returns a promise: a scope is synchronous
  */
@@ -100,8 +101,23 @@ export function scope<T>(body: (keep: <K extends Releasable>(tensor: K) => K) =>
         'the function given to scope() returned a promise; a scope must end before the next await',
       )
     }
+    for (const tensor of releasablesOf(result)) inner.keep(tensor)
     return result
   } finally {
     inner.end()
   }
+}
+
+function releasablesOf(result: unknown): Releasable[] {
+  if (isReleasable(result)) return [result]
+  if (typeof result !== 'object' || result === null) return []
+  return Object.values(result).filter(isReleasable)
+}
+
+function isReleasable(value: unknown): value is Releasable {
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    typeof (value as Partial<Releasable>).release === 'function'
+  )
 }
