@@ -1,5 +1,6 @@
 import { Adapter } from './adapters/adapter.js'
 import type { LoraDeclaration } from './adapters/declaration.js'
+import type { TrainingOverrides } from './adapters/peft-config.js'
 import { loadAdapter } from './adapters/peft.js'
 import { Device, type DeviceOptions } from './device.js'
 import { ArgumentError, DisposedError } from './errors.js'
@@ -68,6 +69,17 @@ export class Model {
     )
   }
 
+  /** The same with the config.json and tokenizer of a folder, whose weights, if any, are not read. */
+  static async initializeFrom(
+    folder: string,
+    options: ModelOptions & { seed?: number } = {},
+  ): Promise<Model> {
+    const config = await readConfig(folder)
+    return await Model.#open(folder, config, options, (device) =>
+      initializeWeights(device, config, options.seed ?? 0, { compute: options.dtype }),
+    )
+  }
+
   static async #open(
     folder: string | null,
     config: DecoderConfig,
@@ -108,9 +120,9 @@ export class Model {
     return this.#replace(Adapter.create(this.device, this.config, declaration))
   }
 
-  /** Attaches an adapter from a PEFT folder. */
-  async attachFrom(folder: string): Promise<Adapter> {
-    return this.#replace(await loadAdapter(this.device, this.config, folder))
+  /** Attaches an adapter from a PEFT folder. @param overrides how it is trained further, where that is to differ */
+  async attachFrom(folder: string, overrides: TrainingOverrides = {}): Promise<Adapter> {
+    return this.#replace(await loadAdapter(this.device, this.config, folder, overrides))
   }
 
   detach(): void {

@@ -15,6 +15,8 @@ export interface SaveModelOptions {
   readonly tokenizerFrom: string | null
   /** Of the file; default: what config.json names, else f32. */
   readonly dtype?: ModelDType
+  /** Replace a folder that is there already: one that the caller knows to be its own. Default false. */
+  readonly replace?: boolean
 }
 
 // What transformers reads beside config and weights. Links are followed.
@@ -36,7 +38,7 @@ const namesOfDTypes = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as co
  * Writes a model folder that transformers loads: config.json, model.safetensors, and the tokenizer's files. A head that
  * is tied to the embedding is not written.
  *
- * @param folder new or empty, and outside `tokenizerFrom`
+ * @param folder new or empty unless `replace` is set, and outside `tokenizerFrom`
  * @throws ConfigError for a folder that cannot be used; CheckpointError if it cannot be written
  */
 export async function saveModel(folder: string, options: SaveModelOptions): Promise<void> {
@@ -47,7 +49,9 @@ export async function saveModel(folder: string, options: SaveModelOptions): Prom
       `dtype must be one of ${Object.keys(namesOfDTypes).join(', ')}, not ${JSON.stringify(dtype)}`,
       { details: { key: 'dtype', received: dtype, allowed: Object.keys(namesOfDTypes) } },
     )
-  await requireModelOutput(folder, tokenizerFrom === null ? [] : [tokenizerFrom])
+  const inputs = tokenizerFrom === null ? [] : [tokenizerFrom]
+  if (options.replace) await requireOutside(folder, inputs)
+  else await requireModelOutput(folder, inputs)
   const sources = Array.from(eachWeight(weights), (one): SafetensorsSource =>
     one instanceof Parameter
       ? { name: one.name, source: one.value, dtype }
@@ -55,7 +59,11 @@ export async function saveModel(folder: string, options: SaveModelOptions): Prom
   )
   await publishFolder(
     folder,
-    { what: 'model', bytesNeeded: sizeOf(sources, dtype) },
+    {
+      what: 'model',
+      existing: options.replace ? 'replace' : undefined,
+      bytesNeeded: sizeOf(sources, dtype),
+    },
     async (partial) => {
       const json = JSON.stringify(withDType(config.source, dtype), null, 2)
       await writeFile(join(partial, 'config.json'), `${json}\n`)

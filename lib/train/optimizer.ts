@@ -103,6 +103,10 @@ export class AdamW {
     this.repack()
   }
 
+  get numParameters(): number {
+    return this.#states.reduce((sum, { trained }) => sum + trained.parameter.value.size, 0)
+  }
+
   /** What a checkpoint must hold: values, first and second moments by parameter name. */
   *state(): Generator<{ name: string; value: Tensor; moment: Tensor; variance: Tensor }> {
     for (const { trained, moment, variance } of this.#states)

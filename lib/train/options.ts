@@ -26,7 +26,11 @@ const loraSchema = z.strictObject({
   init: z.string().min(1).optional(),
 })
 
-const fullSchema = z.strictObject({ kind: z.literal('full') })
+const fullSchema = z.strictObject({
+  kind: z.literal('full'),
+  /** Start from random weights: the model folder needs only config.json and a tokenizer. */
+  initialize: z.boolean().default(false),
+})
 
 const sourceSchema = z.strictObject({
   discipline: z.string().min(1).default('default'),

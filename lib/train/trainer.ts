@@ -50,6 +50,10 @@ export class Trainer {
     this.#lossScale = Scope.detach(Tensor.empty(decoder.device, [1]))
   }
 
+  get numParameters(): number {
+    return this.optimizer.numParameters
+  }
+
   /** One update from all micro-batches of a plan; the loss is normalised by the trained tokens of them all. */
   async step(plan: StepPlan, step: number, factor: number): Promise<StepReport> {
     const { decoder } = this

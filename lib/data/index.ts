@@ -1,0 +1,6 @@
+export * from './corpus.js'
+export * from './packed-batch.js'
+export * from './records.js'
+export { StepStream, type BatchOptions, type CorpusStep } from './step-stream.js'
+export { readRecords } from './readers/index.js'
+export { choicePrompt, promptAndCompletion } from './tokenize.js'

@@ -1,0 +1,33 @@
+import { createHash } from 'node:crypto'
+import { open, readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+
+const sampleBytes = 1 << 16
+const mostSamples = 64
+
+/**
+ * SHA-256 of config.json and of every safetensors file's size, beginning and evenly spaced samples: tells one model from
+ * another without reading all of its bytes.
+ */
+export async function modelFingerprint(folder: string): Promise<string> {
+  const hash = createHash('sha256')
+  hash.update(await readFile(join(folder, 'config.json')))
+  const names = (await readdir(folder)).filter((name) => name.endsWith('.safetensors')).sort()
+  for (const name of names) {
+    const file = await open(join(folder, name))
+    try {
+      const { size } = await file.stat()
+      hash.update(`\n${name} ${size}\n`)
+      const count = Math.min(mostSamples, Math.ceil(size / sampleBytes))
+      const buffer = new Uint8Array(sampleBytes)
+      for (let i = 0; i < count; i++) {
+        const at = count === 1 ? 0 : Math.floor((i * Math.max(0, size - sampleBytes)) / (count - 1))
+        const { bytesRead } = await file.read(buffer, 0, sampleBytes, at)
+        hash.update(buffer.subarray(0, bytesRead))
+      }
+    } finally {
+      await file.close()
+    }
+  }
+  return hash.digest('hex')
+}

@@ -1,0 +1,417 @@
+import { join } from 'node:path'
+import type { Adapter } from '../adapters/adapter.js'
+import { lora } from '../adapters/declaration.js'
+import { saveAdapter } from '../adapters/peft.js'
+import { Corpus, type CorpusStep } from '../data/index.js'
+import { AbortedError, DeviceError } from '../errors.js'
+import { saveModel } from '../merge/save-model.js'
+import { Model } from '../model.js'
+import { findCheckpoint, saveCheckpoint } from './checkpoint.js'
+import { MetricsFile } from './metrics.js'
+import type { TrainConfig } from './options.js'
+import { type Json, metricsName, RunFolder } from './run-folder.js'
+import { scheduleFactor } from './schedule.js'
+import { restoreTrainingState, saveTrainingState, trainingStateBytes } from './state.js'
+import { type StepReport, Trainer } from './trainer.js'
+import { validationLoss, type ValidationLoss } from './validation.js'
+import { modelFingerprint } from './model-fingerprint.js'
+
+export interface RunOptions {
+  /** Continue the run that the output folder holds, or start one if it holds none. */
+  resume?: boolean
+  /** The current step is finished and a checkpoint saved, then AbortedError is thrown. */
+  signal?: AbortSignal
+  onStart?: (plan: RunPlan) => void
+  onStep?: (report: RunStepReport) => void
+  onEvaluation?: (report: ValidationLoss & { step: number }) => void
+  /** What a user should know: skipped records, skipped checkpoints, skipped steps. */
+  onMessage?: (message: string) => void
+}
+
+/** What a run is about to do. */
+export interface RunPlan {
+  readonly firstStep: number
+  readonly totalSteps: number
+  readonly numSamples: number
+  readonly numTokens: number
+  readonly trainedParameters: number
+}
+
+export interface RunStepReport extends StepReport {
+  readonly totalSteps: number
+  /** Since the run began, over all its parts. */
+  readonly totalTokens: number
+  readonly tokensPerSecond: number
+}
+
+export interface RunResult {
+  readonly steps: number
+  readonly lastLoss: number
+  readonly validation: ValidationLoss | null
+  /** Where the adapter, or the fine-tuned model, was written. */
+  readonly output: string
+}
+
+/** Steps in a row whose loss or gradient may be non-finite before the run stops. */
+const mostSkippedInRow = 3
+
+/** What a checkpoint remembers beside values and moments. */
+interface RunState {
+  readonly updates: number
+  readonly totalTokens: number
+  readonly skippedInRow: number
+  readonly lastLoss: number | null
+  readonly stream: Json
+  readonly bestLoss: number | null
+  readonly sinceBest: number
+}
+
+/**
+ * A whole training run in a folder: metrics.jsonl, checkpoints `step-N`, and at the end `adapter` or `model`.
+ *
+ * @param config as parseTrainConfig returns it
+ * @throws ConfigError, DataError, CheckpointError, DeviceError; AbortedError after a signal
+ */
+export async function runTraining(
+  config: TrainConfig,
+  options: RunOptions = {},
+): Promise<RunResult> {
+  const { method } = config
+  const inputs = [config.model, ...(method.kind === 'lora' && method.init ? [method.init] : [])]
+  using folder = await RunFolder.open(config.output, {
+    resume: options.resume ?? false,
+    inputs,
+    outputs: ['adapter', 'model'],
+  })
+  await using model = await openModel(config, options.signal)
+  const adapter = await openAdapter(model, config)
+  await using training = await openCorpus(config, config.data.train, model, options)
+  await using validation =
+    config.data.validation.length > 0
+      ? await openCorpus(config, config.data.validation, model, options)
+      : null
+  await folder.begin({
+    ...(config as unknown as Record<string, Json>),
+    baseModel: await modelFingerprint(config.model),
+    corpus: training.fingerprint,
+    validationCorpus: validation?.fingerprint ?? null,
+  })
+  const trainer = new Trainer(model.decoder, adapter, {
+    ...config.optimizer,
+    checkpointing: config.activationCheckpointing,
+  })
+  try {
+    const run = new Run(config, options, folder, model, trainer, training, validation)
+    return await run.go()
+  } finally {
+    trainer.dispose()
+  }
+}
+
+class Run {
+  readonly #config: TrainConfig
+  readonly #options: RunOptions
+  readonly #folder: RunFolder
+  readonly #model: Model
+  readonly #trainer: Trainer
+  readonly #validation: Corpus | null
+  readonly #training: Corpus
+  readonly #stream: ReturnType<Corpus['steps']>
+  #step = 0
+  #totalTokens = 0
+  #skippedInRow = 0
+  #lastLoss = NaN
+  #bestLoss = Infinity
+  #sinceBest = 0
+
+  constructor(
+    config: TrainConfig,
+    options: RunOptions,
+    folder: RunFolder,
+    model: Model,
+    trainer: Trainer,
+    training: Corpus,
+    validation: Corpus | null,
+  ) {
+    this.#config = config
+    this.#options = options
+    this.#folder = folder
+    this.#model = model
+    this.#trainer = trainer
+    this.#training = training
+    this.#validation = validation
+    this.#stream = training.steps({
+      batch: config.batch,
+      shuffle: config.data.shuffle,
+      seed: config.seed,
+    })
+  }
+
+  async go(): Promise<RunResult> {
+    const { steps, epochs = 1 } = this.#config
+    const totalSteps = steps ?? this.#stream.stepsFor(epochs)
+    if (this.#options.resume) await this.#resume()
+    const metrics = await MetricsFile.open(this.#folder.file(metricsName), this.#step)
+    try {
+      this.#options.onStart?.({
+        firstStep: this.#step + 1,
+        totalSteps,
+        numSamples: this.#training.numSamples,
+        numTokens: this.#training.numTokens,
+        trainedParameters: this.#trainer.numParameters,
+      })
+      const validation = await this.#train(totalSteps, metrics)
+      const output = this.#keepsBest ? this.#resultFolder : await this.#saveResult()
+      return { steps: this.#step, lastLoss: this.#lastLoss, validation, output }
+    } finally {
+      await metrics.close()
+    }
+  }
+
+  async #train(totalSteps: number, metrics: MetricsFile): Promise<ValidationLoss | null> {
+    const { checkpoint, evaluation, schedule } = this.#config
+    let validation: ValidationLoss | null = null
+    // The next step's samples are read while the device works on this one.
+    let upcoming = this.#next(totalSteps)
+    while (this.#step < totalSteps) {
+      const started = performance.now()
+      const current = await upcoming
+      if (!current) break
+      // Where a resumed run must go on from, if this step is the last one saved.
+      const { plan, stateAfter } = current
+      const step = this.#step + 1
+      const factor = scheduleFactor(schedule, step, totalSteps)
+      const running = this.#trainer.step(plan, step, factor)
+      upcoming = this.#nextAfter(step, totalSteps)
+      const report = await running
+      this.#step = step
+      this.#totalTokens += report.tokens
+      this.#lastLoss = report.loss
+      await this.#report(report, totalSteps, (performance.now() - started) / 1000, metrics)
+      this.#countSkipped(report, plan)
+      const isLast = step === totalSteps
+      let stop = false
+      if (this.#validation && (isLast || step % evaluation.every === 0)) {
+        validation = await this.#evaluate(metrics)
+        stop = await this.#shouldStop(validation.loss, evaluation.patience)
+      }
+      const aborted = this.#options.signal?.aborted ?? false
+      if (isLast || stop || aborted || step % checkpoint.every === 0)
+        await this.#save(stateAfter, metrics)
+      if (stop) {
+        this.#options.onMessage?.(
+          `stopped after step ${step}: the validation loss has not fallen for ${evaluation.patience} evaluations`,
+        )
+        break
+      }
+      if (aborted && !isLast)
+        throw new AbortedError(
+          `stopped after step ${step}, which is saved in ${this.#folder.path}`,
+          {
+            cause: this.#options.signal?.reason,
+          },
+        )
+    }
+    await upcoming?.catch(() => undefined)
+    return validation
+  }
+
+  #nextAfter(step: number, totalSteps: number) {
+    return step < totalSteps ? this.#next(totalSteps) : Promise.resolve(null)
+  }
+
+  async #next(totalSteps: number): Promise<{ plan: CorpusStep; stateAfter: Json } | null> {
+    if (this.#step >= totalSteps) return null
+    const next = this.#stream.next()
+    // The choice is made before the first await, so the state is that after this step.
+    const stateAfter = this.#stream.state as unknown as Json
+    return { plan: await next, stateAfter }
+  }
+
+  async #report(
+    report: StepReport,
+    totalSteps: number,
+    seconds: number,
+    metrics: MetricsFile,
+  ): Promise<void> {
+    const tokensPerSecond = report.tokens / seconds
+    await metrics.append({
+      step: report.step,
+      loss: finite(report.loss),
+      gradNorm: finite(report.gradNorm),
+      learningRate: report.learningRate,
+      tokens: this.#totalTokens,
+      tokensPerSecond,
+      lossByDiscipline: Object.fromEntries(
+        Object.entries(report.lossByDiscipline).map(([name, loss]) => [name, finite(loss)]),
+      ),
+      ...(report.applied ? {} : { skipped: true as const }),
+    })
+    this.#options.onStep?.({
+      ...report,
+      totalSteps,
+      totalTokens: this.#totalTokens,
+      tokensPerSecond,
+    })
+  }
+
+  #countSkipped(report: StepReport, plan: CorpusStep): void {
+    if (report.applied) {
+      this.#skippedInRow = 0
+      return
+    }
+    const samples = plan.samples.map(({ file, line }) => `${file}:${line}`)
+    const named = samples.slice(0, 8).join(', ') + (samples.length > 8 ? ', …' : '')
+    const what = Number.isFinite(report.loss) ? 'a gradient' : 'the loss'
+    this.#options.onMessage?.(
+      `step ${report.step} was skipped because ${what} is not finite; its samples: ${named}`,
+    )
+    if (++this.#skippedInRow >= mostSkippedInRow)
+      throw new DeviceError(
+        `training stopped: ${what} was not finite in ${mostSkippedInRow} steps in a row, last in step ${report.step} with the samples ${named}; a lower learning rate may help`,
+        { details: { step: report.step, samples } },
+      )
+  }
+
+  async #evaluate(metrics: MetricsFile): Promise<ValidationLoss> {
+    const report = await validationLoss(
+      this.#model.decoder,
+      this.#trainer.adapter,
+      this.#validation!.batches(),
+    )
+    const { loss, lossByDiscipline } = report
+    await metrics.append({ step: this.#step, evaluation: { loss: finite(loss), lossByDiscipline } })
+    this.#options.onEvaluation?.({ ...report, step: this.#step })
+    return report
+  }
+
+  async #shouldStop(loss: number, patience: number | undefined): Promise<boolean> {
+    if (loss < this.#bestLoss) {
+      this.#bestLoss = loss
+      this.#sinceBest = 0
+      // With early stopping the result is the best so far, not the last.
+      if (patience !== undefined) await this.#saveResult()
+      return false
+    }
+    this.#sinceBest++
+    return patience !== undefined && this.#sinceBest >= patience
+  }
+
+  async #save(stream: Json, metrics: MetricsFile): Promise<void> {
+    const state: RunState = {
+      updates: this.#trainer.optimizer.updates,
+      totalTokens: this.#totalTokens,
+      skippedInRow: this.#skippedInRow,
+      lastLoss: finite(this.#lastLoss),
+      stream,
+      bestLoss: finite(this.#bestLoss),
+      sinceBest: this.#sinceBest,
+    }
+    await metrics.sync()
+    const { notRemoved } = await saveCheckpoint(
+      this.#folder,
+      this.#step,
+      async (path) => {
+        await saveTrainingState(this.#trainer, path)
+        if (this.#trainer.adapter)
+          await this.#saveAdapter(this.#trainer.adapter, join(path, 'adapter'))
+      },
+      state as unknown as Json,
+      { keep: this.#config.checkpoint.keep, bytesNeeded: trainingStateBytes(this.#trainer) },
+    )
+    for (const { folder, reason } of notRemoved)
+      this.#options.onMessage?.(`${folder} could not be removed: ${reason}`)
+  }
+
+  async #resume(): Promise<void> {
+    const found = await findCheckpoint(this.#folder, { signal: this.#options.signal })
+    if (!found) return
+    for (const { folder, reason } of found.skipped)
+      this.#options.onMessage?.(`${folder} is damaged and was passed over: ${reason}`)
+    await restoreTrainingState(this.#trainer, found.folder)
+    const state = found.state as unknown as RunState
+    this.#step = found.step
+    this.#trainer.optimizer.updates = state.updates
+    this.#totalTokens = state.totalTokens
+    this.#skippedInRow = state.skippedInRow
+    this.#lastLoss = state.lastLoss ?? NaN
+    this.#bestLoss = state.bestLoss ?? Infinity
+    this.#sinceBest = state.sinceBest
+    this.#stream.restore(state.stream as never)
+  }
+
+  get #keepsBest(): boolean {
+    return this.#config.evaluation.patience !== undefined && Number.isFinite(this.#bestLoss)
+  }
+
+  get #resultFolder(): string {
+    return this.#folder.file(this.#trainer.adapter ? 'adapter' : 'model')
+  }
+
+  async #saveResult(): Promise<string> {
+    const { adapter } = this.#trainer
+    const output = this.#resultFolder
+    if (adapter) await this.#saveAdapter(adapter, output)
+    else
+      await saveModel(output, {
+        config: this.#model.config,
+        weights: this.#model.decoder.weights,
+        tokenizerFrom: this.#config.model,
+        replace: true,
+      })
+    return output
+  }
+
+  #saveAdapter(adapter: Adapter, folder: string): Promise<void> {
+    return saveAdapter(adapter, folder, { baseModel: this.#config.model })
+  }
+}
+
+async function openModel(config: TrainConfig, signal?: AbortSignal): Promise<Model> {
+  const { device, threads, dtype, method, model, seed } = config
+  const options = { device, threads, dtype, signal }
+  return method.kind === 'full' && method.initialize
+    ? await Model.initializeFrom(model, { ...options, seed })
+    : await Model.load(model, options)
+}
+
+async function openAdapter(model: Model, config: TrainConfig): Promise<Adapter | null> {
+  const { method, seed } = config
+  if (method.kind !== 'lora') return null
+  const { init, ...options } = method
+  if (init === undefined) return model.attach(lora({ ...options, seed }))
+  return await model.attachFrom(init, {
+    dropout: options.dropout,
+    loraPlusRatio: options.loraPlusRatio,
+    seed,
+  })
+}
+
+async function openCorpus(
+  config: TrainConfig,
+  sources: TrainConfig['data']['train'],
+  model: Model,
+  { signal, onMessage }: RunOptions,
+): Promise<Corpus> {
+  const { data } = config
+  const corpus = await Corpus.open(sources, {
+    tokenizer: model.tokenizer,
+    maxLength: Math.min(data.maxLength ?? Infinity, model.config.maxPositions),
+    onTooLong: data.onTooLong,
+    onBadRecord: data.onBadRecord,
+    chatTemplate: data.chatTemplate,
+    labels: data.labels,
+    signal,
+  })
+  if (corpus.numBadRecords > 0) {
+    const shown = corpus.badRecords.map(({ file, line, reason }) => `${file}:${line}: ${reason}`)
+    onMessage?.(
+      `${corpus.numBadRecords} records were left out; the first: ${shown.slice(0, 5).join('; ')}`,
+    )
+  }
+  return corpus
+}
+
+function finite(value: number): number | null {
+  return Number.isFinite(value) ? value : null
+}
