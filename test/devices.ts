@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict'
+import { after, afterEach, before, beforeEach, describe } from 'mocha'
+import { backends, Device, type DeviceOptions } from '../lib/device.js'
+
+/** A device, and where it has several code paths, the one it is held to. */
+export interface DeviceVariant {
+  readonly name: string
+  readonly kind: string
+  readonly options: DeviceOptions
+}
+
+// Highest first is not needed: a device says which set it really took.
+const instructionSets = ['portable', 'avx2', 'avx512', 'avx512-bf16']
+
+let variants: DeviceVariant[] | undefined
+
+/** Every device present, the CPU once for each instruction set that the processor has. */
+export function deviceVariants(): readonly DeviceVariant[] {
+  variants ??= backends()
+    .filter(({ reason }) => reason === null)
+    .flatMap(({ kind }) => (kind === 'cpu' ? cpuVariants() : [{ name: kind, kind, options: {} }]))
+  assert.ok(variants.length > 0, 'no device is present')
+  return variants
+}
+
+function cpuVariants(): DeviceVariant[] {
+  const taken = instructionSets.filter((instructionSet) => {
+    let device: Device
+    try {
+      device = Device.open('cpu', { instructionSet, threads: 1 })
+    } catch {
+      return false
+    }
+    const is = device.info.instructionSet === instructionSet
+    void device.close()
+    return is
+  })
+  return taken.map((instructionSet) => ({
+    name: `cpu, ${instructionSet}`,
+    kind: 'cpu',
+    options: { instructionSet },
+  }))
+}
+
+/** What the tests of one device see: the device is open while a test runs. */
+export interface DeviceContext {
+  readonly variant: DeviceVariant
+  readonly device: Device
+  /** Another device of the same kind and instruction set; the caller closes it. */
+  open(options?: DeviceOptions): Device
+}
+
+/**
+ * Describes the same tests once for every device and instruction set present. After each test the device must hold as
+ * much memory as before: whatever a test makes, a scope or the test itself has to end.
+ */
+export function forEachDevice(title: string, body: (context: DeviceContext) => void): void {
+  describe(title, () => {
+    for (const variant of deviceVariants())
+      describe(`on ${variant.name}`, () => {
+        let device: Device | null = null
+        let memoryUsed = 0
+        before(() => {
+          device = Device.open(variant.kind, { threads: 2, ...variant.options })
+        })
+        after(async () => {
+          await device?.close()
+        })
+        beforeEach(() => {
+          memoryUsed = device!.info.memoryUsed
+        })
+        afterEach(async () => {
+          await device!.synchronize()
+          assert.equal(device!.info.memoryUsed, memoryUsed, 'bytes of device memory still in use')
+        })
+        body({
+          variant,
+          get device() {
+            assert.ok(device, 'the device is open only while tests run')
+            return device
+          },
+          open: (options = {}) => Device.open(variant.kind, { ...variant.options, ...options }),
+        })
+      })
+  })
+}
