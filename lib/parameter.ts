@@ -30,7 +30,7 @@ export class Parameter {
 export interface Matrix {
   readonly name: string
   /** [rows, columns]: [out, in] of a linear layer, [vocabulary, hidden] of an embedding. */
-  readonly weight: Weight
+  weight: Weight
   master: Parameter | null
 }
 

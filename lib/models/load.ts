@@ -5,7 +5,7 @@ import { FormatError } from '../errors.js'
 import { random } from '../ops/random.js'
 import { type Matrix, Parameter } from '../parameter.js'
 import { SafetensorsFile } from '../safetensors.js'
-import { scope } from '../scope.js'
+import { Scope, scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 import { Weight } from '../weight.js'
 import type { DecoderConfig } from './config.js'
@@ -123,7 +123,10 @@ export async function initializeWeights(
   return buildWeights(config, source)
 }
 
-/** Makes every weight trainable: matrices get a float32 master beside their packed copy, and all get gradients. */
+/**
+ * Makes every weight trainable: matrices get a float32 master beside their packed copy, which is widened if the products
+ * are float32, and all get gradients.
+ */
 export function unfreezeWeights(device: Device, weights: DecoderWeights): Parameter[] {
   return Array.from(eachWeight(weights), (one) => {
     const parameter = one instanceof Parameter ? one : (one.master ??= createMaster(one))
@@ -136,8 +139,21 @@ export function disposeWeights(weights: DecoderWeights): void {
   for (const one of eachWeight(weights)) disposeWeight(one)
 }
 
-function createMaster({ name, weight }: Matrix): Parameter {
-  return new Parameter(name, weight.read(), weight)
+function createMaster(matrix: Matrix): Parameter {
+  const { name, weight } = matrix
+  const value = weight.read()
+  if (weight.storage === 'bf16' && weight.compute === 'f32') {
+    // Updates smaller than a step of bf16 must reach the products.
+    const { device, rows, columns } = weight
+    try {
+      matrix.weight = Weight.create(device, { rows, columns }).update(value)
+    } catch (error) {
+      Scope.detach(value).release()
+      throw error
+    }
+    weight.dispose()
+  }
+  return new Parameter(name, value, matrix.weight)
 }
 
 function disposeWeight(one: Matrix | Parameter): void {
@@ -181,7 +197,7 @@ async function shardNames(folder: string): Promise<string[]> {
     throw new FormatError(`${index}: weight_map must be an object`, { details: { file: index } })
   const names = new Set<unknown>(Object.values(map))
   for (const name of names)
-    if (typeof name !== 'string' || name !== basename(name) || name === '' || name === '..')
+    if (typeof name !== 'string' || name !== basename(name) || /^\.{0,2}$|\0/.test(name))
       throw new FormatError(
         `${index}: weight_map names ${JSON.stringify(name)}, which must be a file name without a folder`,
         { details: { file: index, received: name } },

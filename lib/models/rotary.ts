@@ -28,29 +28,29 @@ export function readRopeConfig(fields: ConfigFields, defaultTheta: number): Rope
   if (!nested) return { theta: flatTheta, scaling: null }
   const theta = nested.number('rope_theta', flatTheta)
   nested.only('partial_rotary_factor', [1])
-  const kind = nested.string('rope_type', nested.string('type', 'default'))
+  const kindKey = nested.has('rope_type') ? 'rope_type' : 'type'
+  const kind = nested.string(kindKey, 'default')
   if (kind === 'default') return { theta, scaling: null }
+  if (kind !== 'linear' && kind !== 'llama3')
+    throw nested.error(kindKey, kind, '"default", "linear" or "llama3"')
   const factor = nested.number('factor')
   if (kind === 'linear') return { theta, scaling: { kind, factor } }
-  if (kind === 'llama3') {
-    const scaling = {
-      kind,
-      factor,
-      lowFrequencyFactor: nested.number('low_freq_factor'),
-      highFrequencyFactor: nested.number('high_freq_factor'),
-      originalMaxPositions: nested.integer('original_max_position_embeddings', undefined, {
-        max: 1 << 27,
-      }),
-    } as const
-    if (scaling.highFrequencyFactor <= scaling.lowFrequencyFactor)
-      throw nested.error(
-        'high_freq_factor',
-        scaling.highFrequencyFactor,
-        `a number above low_freq_factor (${scaling.lowFrequencyFactor})`,
-      )
-    return { theta, scaling }
-  }
-  throw nested.error('rope_type', kind, '"default", "linear" or "llama3"')
+  const scaling = {
+    kind,
+    factor,
+    lowFrequencyFactor: nested.number('low_freq_factor'),
+    highFrequencyFactor: nested.number('high_freq_factor'),
+    originalMaxPositions: nested.integer('original_max_position_embeddings', undefined, {
+      max: 1 << 27,
+    }),
+  } as const
+  if (scaling.highFrequencyFactor <= scaling.lowFrequencyFactor)
+    throw nested.error(
+      'high_freq_factor',
+      scaling.highFrequencyFactor,
+      `a number above low_freq_factor (${scaling.lowFrequencyFactor})`,
+    )
+  return { theta, scaling }
 }
 
 /**
