@@ -29,9 +29,12 @@ napi_value wrap(napi_env env, std::unique_ptr<Handle> handle) {
 // Null if `value` is not such an object.
 template <class Handle>
 Handle* try_unwrap(napi_env env, napi_value value) {
+  napi_valuetype type;
   bool tagged = false;
   void* data = nullptr;
-  if (napi_check_object_type_tag(env, value, &Handle::kTag, &tagged) != napi_ok || !tagged ||
+  // The tag of null or undefined is a TypeError, and primitives would be boxed.
+  if (napi_typeof(env, value, &type) != napi_ok || type != napi_object ||
+      napi_check_object_type_tag(env, value, &Handle::kTag, &tagged) != napi_ok || !tagged ||
       napi_unwrap(env, value, &data) != napi_ok)
     return nullptr;
   return static_cast<Handle*>(data);
