@@ -46,7 +46,10 @@ struct ProductKernels {
                    const float* b, float* c);
   void (*multiply_transposed)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                               const float* b, float* c);
-  // Pairs of bf16 in a and b; null where the processor cannot.
+  // The panel holds pairs of bf16, a floats; an odd k is rounded up, so a needs a zero there.
+  void (*multiply_widened)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
+                           const float* b, float* c);
+  // Pairs of bf16 in a and b, k counts pairs; null where the processor cannot.
   void (*multiply_pairs)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                          const float* b, float* c);
 
@@ -61,7 +64,7 @@ struct ProductKernels {
   void (*panel_from_rows)(const float* w, int64_t stride, int64_t k, int64_t columns, float* out);
   void (*panel_from_columns)(const float* w, int64_t stride, int64_t k, int64_t columns,
                              float* out);
-  // `columns` columns, the first one even, of a bf16 panel as floats.
+  // `columns` columns, the first one even, of a bf16 panel as floats; an odd count is rounded up.
   void (*widen)(const uint32_t* pairs, int64_t columns, float* out);
   // Pairs [rows / 2][kPanel][2] from `columns` (even first) of a bf16 panel [columns /
   // 2][kPanel][2].

@@ -5,6 +5,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#define PL_TARGET avx512_bf16
+#define PL_TARGET_AVX512 1
 #ifdef __clang__
 #pragma clang attribute push(                                                          \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), \
@@ -13,130 +15,94 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")
 #endif
+#include "cpu/vector.h"
+// The order matters: the next two use what the first defines.
+#include "cpu/product_tile.h"
+#include "cpu/transpose.h"
 
-namespace polylora::cpu {
+namespace polylora::cpu::PL_TARGET {
 namespace {
 
-#define PL_INLINE static inline __attribute__((always_inline, unused))
-
-constexpr int kPairTileRows = 12;
-
-template <int kRows, int kVectors>
-PL_INLINE void tile(Sum sum, int64_t k, const float* __restrict a, const float* __restrict b,
-                    float* __restrict c) {
-  __m512 acc[kRows][kVectors];
-  if (sum == Sum::continued) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = _mm512_loadu_ps(c + i * kPanel + v * 16);
-  } else {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = _mm512_setzero_ps();
+struct PairStep {
+  static constexpr int kWords = 1;
+  PL_INLINE Floats a(const float* a, int, int64_t) { return broadcast_word(a); }
+  PL_INLINE Floats b(const float* b, int) { return load(b); }
+  PL_INLINE Floats add(Floats a, Floats b, Floats sum) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
-  for (; k > 0; --k, ++a, b += kPanel) {
-    __m512 bv[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) bv[v] = _mm512_loadu_ps(b + v * 16);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const __m512 av = _mm512_set1_ps(a[i * kLead]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v)
-        acc[i][v] = _mm512_dpbf16_ps(acc[i][v], (__m512bh)av, (__m512bh)bv[v]);
-    }
+  // As bits: a pair is no number.
+  PL_INLINE Floats broadcast_word(const float* a) {
+    return as_floats(broadcast(*reinterpret_cast<const IntInMemory*>(a)));
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(c + i * kPanel + v * 16, acc[i][v]);
-}
-
-template <int kVectors>
-static void tile_of(int64_t rows, Sum sum, int64_t k, const float* a, const float* b, float* c) {
-  switch (rows) {
-    case 1:
-      return tile<1, kVectors>(sum, k, a, b, c);
-    case 2:
-      return tile<2, kVectors>(sum, k, a, b, c);
-    case 3:
-      return tile<3, kVectors>(sum, k, a, b, c);
-    case 4:
-      return tile<4, kVectors>(sum, k, a, b, c);
-    case 5:
-      return tile<5, kVectors>(sum, k, a, b, c);
-    case 6:
-      return tile<6, kVectors>(sum, k, a, b, c);
-    case 7:
-      return tile<7, kVectors>(sum, k, a, b, c);
-    case 8:
-      return tile<8, kVectors>(sum, k, a, b, c);
-    case 9:
-      return tile<9, kVectors>(sum, k, a, b, c);
-    case 10:
-      return tile<10, kVectors>(sum, k, a, b, c);
-    case 11:
-      return tile<11, kVectors>(sum, k, a, b, c);
-    case 12:
-      return tile<12, kVectors>(sum, k, a, b, c);
-  }
-}
+  typedef int32_t IntInMemory __attribute__((may_alias));
+};
 
 static void multiply_pairs(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                            const float* b, float* c) {
-  for (int64_t row = 0; row < rows; row += kPairTileRows) {
-    const int64_t count = rows - row < kPairTileRows ? rows - row : kPairTileRows;
-    if (columns <= 16)
-      tile_of<1>(count, sum, k, a + row * kLead, b, c + row * kPanel);
-    else
-      tile_of<2>(count, sum, k, a + row * kLead, b, c + row * kPanel);
-  }
+  multiply_panel<PairStep, kLead, 1>(sum, rows, columns, k, a, b, c);
 }
 
 static void pack_pairs(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out) {
   for (int64_t row = 0; row < rows; ++row, x += stride, out += kLead) {
-    for (int64_t i = 0; i < columns; i += 16) {
-      const int64_t left = columns - i;
+    int64_t i = 0;
+    for (; i + 32 <= columns; i += 32)
+      store(out + i / 2, (Floats)_mm512_cvtne2ps_pbh(load(x + i + 16), load(x + i)));
+    if (i < columns) {
       // An odd count stores one zero more, the missing half of the last pair.
-      const __m512 value = _mm512_maskz_loadu_ps(
-          left >= 16 ? __mmask16(0xffff) : __mmask16((1u << left) - 1), x + i);
-      const __m256i halves = (__m256i)_mm512_cvtneps_pbh(value);
-      const int64_t words = left >= 16 ? 8 : (left + 1) / 2;
-      _mm256_mask_storeu_epi32(out + i / 2, __mmask8((1u << words) - 1), halves);
+      const int left = int(columns - i), first = left < 16 ? left : 16;
+      const Floats low = load_partial(x + i, first);
+      const Floats high = left > 16 ? load_partial(x + i + 16, left - 16) : zeros();
+      store_partial(out + i / 2, (Floats)_mm512_cvtne2ps_pbh(high, low), (left + 1) / 2);
     }
   }
 }
 
 static void transpose_pairs(const uint32_t* pairs, int64_t columns, float* out) {
-  uint32_t* words = reinterpret_cast<uint32_t*>(out);
-  for (int64_t c = 0; c < kPanel; ++c)
-    for (int64_t k = 0; k < kPanel / 2; ++k) {
-      const int shift = c % 2 ? 16 : 0;
-      const uint32_t* in = pairs + c / 2 * kPanel + 2 * k;
-      words[k * kPanel + c] =
-          c < columns ? ((in[0] >> shift) & 0xffff) | (in[1] >> shift << 16) : 0;
+  // From two vectors of words (first column, second column) of rows 0 .. 31: the first columns, the
+  // second columns.
+  Ints firsts, seconds;
+  for (int i = 0; i < 16; ++i) {
+    firsts[i] = 4 * i | (4 * i + 2) << 16;
+    seconds[i] = (4 * i + 1) | (4 * i + 3) << 16;
+  }
+  for (int64_t c = 0; c < kPanel; c += 16) {
+    Floats square[16];
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < 16; i += 2) {
+      if (c + i < columns) {
+        const int32_t* in = reinterpret_cast<const int32_t*>(pairs) + (c + i) / 2 * kPanel;
+        const __m512i low = (__m512i)load(in), high = (__m512i)load(in + 16);
+        square[i] = (Floats)_mm512_permutex2var_epi16(low, (__m512i)firsts, high);
+        square[i + 1] = (Floats)_mm512_permutex2var_epi16(low, (__m512i)seconds, high);
+      } else {
+        square[i] = square[i + 1] = zeros();
+      }
     }
+    transpose(square);
+#pragma GCC unroll 16
+    for (int64_t k = 0; k < 16; ++k) store(out + k * kPanel + c, square[k]);
+  }
 }
 
 }  // namespace
-}  // namespace polylora::cpu
+}  // namespace polylora::cpu::PL_TARGET
 
 #ifdef __clang__
 #pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
+#undef PL_TARGET
+#undef PL_TARGET_AVX512
 
 namespace polylora::cpu {
 
 const ProductKernels* product_kernels_bf16() {
   static const ProductKernels kernels = [] {
     ProductKernels all = product_kernels(InstructionSet::avx512);
-    all.multiply_pairs = multiply_pairs;
-    all.pack_pairs = pack_pairs;
-    all.transpose_pairs = transpose_pairs;
+    all.multiply_pairs = avx512_bf16::multiply_pairs;
+    all.pack_pairs = avx512_bf16::pack_pairs;
+    all.transpose_pairs = avx512_bf16::transpose_pairs;
     return all;
   }();
   return &kernels;

@@ -6,112 +6,25 @@
 #include "cpu/for_each_target.h"
 #ifdef PL_TARGET
 #include "cpu/philox_vector.h"
+#include "cpu/product_tile.h"
+#include "cpu/transpose.h"
 
 namespace polylora::cpu::PL_TARGET {
 namespace {
 
-#if defined(PL_TARGET_AVX512)
-constexpr int kTileRows = 12;  // 24 accumulators of 32 registers
-#else
-constexpr int kTileRows = 6;  // 12 of 16
-#endif
-constexpr int kTileVectors = 2;
-
-// kRows rows of c by kVectors vectors. a steps by kRowStep from row to row and by kStep with k.
-template <int kRows, int kVectors, int64_t kRowStep, int64_t kStep>
-PL_INLINE void tile(Sum sum, int64_t k, const float* __restrict a, const float* __restrict b,
-                    float* __restrict c) {
-  Floats acc[kRows][kVectors];
-  if (sum == Sum::continued) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = load(c + i * kPanel + v * kLanes);
-  } else {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = zeros();
-  }
-  for (; k > 0; --k, a += kStep, b += kPanel) {
-    Floats bv[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) bv[v] = load(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const Floats av = broadcast(a[i * kRowStep]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = fma(av, bv[v], acc[i][v]);
-    }
-  }
-  if (sum == Sum::added) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = load(c + i * kPanel + v * kLanes) + acc[i][v];
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) store(c + i * kPanel + v * kLanes, acc[i][v]);
-}
-
-template <int kVectors, int64_t kRowStep, int64_t kStep>
-static void tile_of(int64_t rows, Sum sum, int64_t k, const float* a, const float* b, float* c) {
-  switch (rows) {
-    case 1:
-      return tile<1, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 2:
-      return tile<2, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 3:
-      return tile<3, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 4:
-      return tile<4, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 5:
-      return tile<5, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 6:
-      return tile<6, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-#if defined(PL_TARGET_AVX512)
-    case 7:
-      return tile<7, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 8:
-      return tile<8, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 9:
-      return tile<9, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 10:
-      return tile<10, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 11:
-      return tile<11, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-    case 12:
-      return tile<12, kVectors, kRowStep, kStep>(sum, k, a, b, c);
-#endif
-  }
-}
-
-template <int64_t kRowStep, int64_t kStep>
-static void multiply_panel(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
-                           const float* b, float* c) {
-  for (int64_t v = 0; v < columns; v += kTileVectors * kLanes) {
-    const bool narrow = columns - v <= kLanes;
-    for (int64_t row = 0; row < rows; row += kTileRows) {
-      const int64_t count = rows - row < kTileRows ? rows - row : kTileRows;
-      if (narrow)
-        tile_of<1, kRowStep, kStep>(count, sum, k, a + row * kRowStep, b + v, c + row * kPanel + v);
-      else
-        tile_of<kTileVectors, kRowStep, kStep>(count, sum, k, a + row * kRowStep, b + v,
-                                               c + row * kPanel + v);
-    }
-  }
-}
-
 static void multiply(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                      const float* b, float* c) {
-  multiply_panel<kLead, 1>(sum, rows, columns, k, a, b, c);
+  multiply_panel<FloatStep, kLead, 1>(sum, rows, columns, k, a, b, c);
 }
 
 static void multiply_transposed(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                                 const float* b, float* c) {
-  multiply_panel<1, kLead>(sum, rows, columns, k, a, b, c);
+  multiply_panel<FloatStep, 1, kLead>(sum, rows, columns, k, a, b, c);
+}
+
+static void multiply_widened(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
+                             const float* b, float* c) {
+  multiply_panel<WideningStep, kLead, 1>(sum, rows, columns, (k + 1) / 2, a, b, c);
 }
 
 static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out) {
@@ -158,18 +71,53 @@ static void panel_from_rows(const float* w, int64_t stride, int64_t k, int64_t c
 
 static void panel_from_columns(const float* w, int64_t stride, int64_t k, int64_t columns,
                                float* out) {
-  for (int64_t c = 0; c < kPanel; ++c)
-    for (int64_t i = 0; i < k; ++i) out[i * kPanel + c] = c < columns ? w[c * stride + i] : 0.0f;
+  for (int64_t i = 0; i < k; i += kLanes) {
+    const int64_t count = k - i < kLanes ? k - i : kLanes;
+    for (int64_t c = 0; c < kPanel; c += kLanes) {
+      Floats square[kLanes];
+      const float* from = w + c * stride + i;
+      if (count == kLanes && c + kLanes <= columns) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j) square[j] = load(from + j * stride);
+      } else {
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j)
+          square[j] = c + j < columns ? load_partial(from + j * stride, int(count)) : zeros();
+      }
+      transpose(square);
+      float* to = out + i * kPanel + c;
+      if (count == kLanes) {
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j) store(to + j * kPanel, square[j]);
+      } else {
+#pragma GCC unroll 16
+        for (int j = 0; j < kLanes; ++j)
+          if (j < count) store(to + j * kPanel, square[j]);
+      }
+    }
+  }
 }
 
 static void widen(const uint32_t* pairs, int64_t columns, float* out) {
-  for (int64_t c = 0; c < columns; c += 2, pairs += kPanel, out += 2 * kPanel)
+  for (; columns > 0; columns -= 2, pairs += kPanel, out += 2 * kPanel)
+#pragma GCC unroll 8
     for (int64_t i = 0; i < kPanel; i += kLanes) {
       const Ints both = load(reinterpret_cast<const int32_t*>(pairs) + i);
       store(out + i, as_floats(both << 16));
-      if (c + 1 < columns)
-        store(out + kPanel + i, as_floats(both & broadcast(int32_t(0xffff0000))));
+      store(out + kPanel + i, as_floats(both & broadcast(int32_t(0xffff0000))));
     }
+}
+
+// kLanes draws as numbers.
+PL_INLINE Ints load_draws(const uint16_t* draws) {
+#if defined(PL_TARGET_AVX512)
+  return (Ints)_mm512_maskz_cvtepu16_epi32(
+      0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(draws)));
+#elif defined(PL_TARGET_AVX2)
+  return (Ints)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(draws)));
+#else
+  return Ints{draws[0], draws[1], draws[2], draws[3]};
+#endif
 }
 
 static void drop(const Dropout& dropout, int64_t row, int64_t column, int64_t columns, float* data,
@@ -181,9 +129,7 @@ static void drop(const Dropout& dropout, int64_t row, int64_t column, int64_t co
     dropout_draws(dropout, row, (column + first) / 8, draws);
     const int64_t stop = columns - first < 8 * kLanes ? columns - first : 8 * kLanes;
     for (int64_t j = 0; j < stop; j += kLanes) {
-      Ints draw;
-      for (int i = 0; i < kLanes; ++i) draw[i] = draws[j + i];
-      const Floats factor = select(draw < threshold, zeros(), scale);
+      const Floats factor = select(load_draws(draws + j) < threshold, zeros(), scale);
       float* at = data + (first + j) / kPanel * panel_stride + (first + j) % kPanel;
       if (stop - j >= kLanes)
         store(at, load(at) * factor);
@@ -217,9 +163,9 @@ static void finish(const float* c, int64_t rows, int64_t columns, const float* s
 }
 
 constexpr ProductKernels kProductKernels = {
-    kTileRows, multiply,        multiply_transposed, nullptr, pack,    pack_rounded,
-    nullptr,   panel_from_rows, panel_from_columns,  widen,   nullptr, drop,
-    finish};
+    kTileRows,    multiply, multiply_transposed, multiply_widened,   nullptr, pack,
+    pack_rounded, nullptr,  panel_from_rows,     panel_from_columns, widen,   nullptr,
+    drop,         finish};
 
 }  // namespace
 }  // namespace polylora::cpu::PL_TARGET
