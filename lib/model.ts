@@ -87,8 +87,11 @@ export class Model {
     weights: (device: Device) => Promise<Decoder['weights']>,
   ): Promise<Model> {
     const ownsDevice = !(options.device instanceof Device)
+    const { index, threads, instructionSet, memoryBudget } = options
     const device =
-      options.device instanceof Device ? options.device : Device.open(options.device, options)
+      options.device instanceof Device
+        ? options.device
+        : Device.open(options.device, { index, threads, instructionSet, memoryBudget })
     let tokenizer: Tokenizer | null = null
     try {
       tokenizer = folder === null ? null : await Tokenizer.load(folder)

@@ -55,7 +55,7 @@ void Pool::run(int64_t count, Call call, void* context) {
     generation_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
-  work(workers_[0]);
+  work(workers_[0], count, call, context);
   {
     // No helper joins a job whose indices are all taken: after this, only those already active are
     // waited for.
@@ -76,16 +76,16 @@ void Pool::run(int64_t count, Call call, void* context) {
   }
 }
 
-void Pool::work(Worker& worker) {
+void Pool::work(Worker& worker, int64_t count, Call call, void* context) {
   for (;;) {
     const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= count_) return;
+    if (index >= count) return;
     try {
-      call_(context_, index, worker);
+      call(context, index, worker);
     } catch (...) {
       std::lock_guard<std::mutex> lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
-      next_.store(count_, std::memory_order_relaxed);
+      next_.store(count, std::memory_order_relaxed);
     }
   }
 }
@@ -98,15 +98,22 @@ void Pool::thread_main(int index) {
     while (generation_.load(std::memory_order_acquire) == seen &&
            !stop_.load(std::memory_order_relaxed) && std::chrono::steady_clock::now() < deadline)
       pause();
+    int64_t count;
+    Call call;
+    void* context;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [&] { return stop_.load() || generation_.load() != seen; });
       if (stop_.load()) return;
       seen = generation_.load();
       if (!call_) continue;
+      // The job's own copy: run() clears call_ while helpers still work on what they have claimed.
+      count = count_;
+      call = call_;
+      context = context_;
       active_.fetch_add(1, std::memory_order_acq_rel);
     }
-    work(workers_[size_t(index)]);
+    work(workers_[size_t(index)], count, call, context);
     active_.fetch_sub(1, std::memory_order_acq_rel);
   }
 }

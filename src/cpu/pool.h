@@ -79,7 +79,7 @@ class Pool {
   using Call = void (*)(void* context, int64_t index, Worker& worker);
 
   void run(int64_t count, Call call, void* context);
-  void work(Worker& worker);
+  void work(Worker& worker, int64_t count, Call call, void* context);
   void thread_main(int index);
 
   InstructionSet instruction_set_;
