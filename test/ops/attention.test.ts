@@ -8,6 +8,7 @@ import { assertClose, assertSameBits, roundingTolerance } from '../compare.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { Random } from '../random.js'
+import { assertSameAtAnyThreads } from '../threads.js'
 import {
   attention as reference,
   attentionBackward,
@@ -168,6 +169,11 @@ forEachDevice('attention', (context) => {
         )
     }
   })
+
+  it('has the same bits at any number of threads', () =>
+    assertSameAtAnyThreads(context, (device) =>
+      cases['sequences beyond one tile, heads of 18'].run(device),
+    ))
 
   it('takes scores that overflow a float32 exponential', async () => {
     const one = new AttentionCase([5], { numHeads: 2, numKeyValueHeads: 1, headDim: 4 }, 46)

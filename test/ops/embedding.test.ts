@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { it } from 'mocha'
+import type { Device } from '../../lib/device.js'
 import { DeviceError } from '../../lib/errors.js'
 import { embedding } from '../../lib/ops/embedding.js'
 import { type Matrix } from '../../lib/parameter.js'
@@ -10,6 +11,7 @@ import { assertClose, roundingTolerance } from '../compare.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { Random } from '../random.js'
+import { assertSameAtAnyThreads } from '../threads.js'
 import { roundToBfloat16, takeRows } from './reference.js'
 import { forwardBackward, forwardPass, trainedParameter } from './tape.js'
 
@@ -19,9 +21,11 @@ forEachDevice('embedding', (context) => {
   const random = new Random(17)
   const values = random.normal(vocabulary * columns)
 
-  function table(storage: 'f32' | 'bf16'): Matrix {
-    const weight = Weight.create(context.device, { rows: vocabulary, columns, storage })
-    scope(() => weight.update(Tensor.from(context.device, values, [vocabulary, columns])))
+  function table(storage: 'f32' | 'bf16', device = context.device): Matrix {
+    const weight = Weight.create(device, { rows: vocabulary, columns, storage })
+    scope(() => {
+      weight.update(Tensor.from(device, values, [vocabulary, columns]))
+    })
     return { name: 'table', weight, master: null }
   }
 
@@ -42,20 +46,25 @@ forEachDevice('embedding', (context) => {
     const ids = random.integers(97, 7)
     const cotangent = random.normal(ids.length * columns)
     const initial = random.normal(values.length)
-    const matrix = table('f32')
-    const { gradient } = await evaluate(() => {
-      const shape = [vocabulary, columns]
-      matrix.master = trainedParameter(context.device, values, shape, initial)
-      const indices = Tensor.from(context.device, ids)
-      forwardBackward(context.device, [], (pass) => [embedding(pass, indices, matrix)], [cotangent])
-      return { gradient: matrix.master.gradient! }
-    })
-    matrix.weight.dispose()
+    const run = async (device: Device) => {
+      const matrix = table('f32', device)
+      const result = await evaluate(() => {
+        const shape = [vocabulary, columns]
+        matrix.master = trainedParameter(device, values, shape, initial)
+        const indices = Tensor.from(device, ids)
+        forwardBackward(device, [], (pass) => [embedding(pass, indices, matrix)], [cotangent])
+        return { gradient: matrix.master.gradient! }
+      })
+      matrix.weight.dispose()
+      return result
+    }
+    const { gradient } = await run(context.device)
     const expected = Float64Array.from(initial)
     cotangent.forEach((value, i) => {
       expected[ids[Math.floor(i / columns)] * columns + (i % columns)] += value
     })
     assertClose(gradient, expected, roundingTolerance(ids.length))
+    await assertSameAtAnyThreads(context, run)
   })
 
   it('records nothing where the table is frozen', async () => {

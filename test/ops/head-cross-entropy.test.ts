@@ -9,6 +9,7 @@ import { assertClose, assertSameBits, roundingTolerance } from '../compare.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { Random } from '../random.js'
+import { assertSameAtAnyThreads } from '../threads.js'
 import { makeWeight } from './linear-case.js'
 import {
   centralDifferences,
@@ -239,6 +240,13 @@ forEachDevice('headCrossEntropy', (context) => {
       })
     }
   })
+
+  it('has the same bits at any number of threads', () =>
+    assertSameAtAnyThreads(context, (device) =>
+      cases['every second row of many, a vocabulary beyond one tile'].run(device, {
+        trainsHead: true,
+      }),
+    ))
 
   it('breaks ties of the argmax toward the lowest token', async () => {
     const head = Float32Array.of(1, 0, 2, 5, 0, 2, 5, 1)

@@ -3,6 +3,7 @@ import { describe, it } from 'mocha'
 import { assertClose, assertSameBits, roundingTolerance } from '../compare.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
+import { assertSameAtAnyThreads } from '../threads.js'
 import { LinearCase, type LinearOptions, type LinearSizes } from './linear-case.js'
 import { centralDifferences, combine, roundToBfloat16 } from './reference.js'
 
@@ -213,6 +214,15 @@ forEachDevice('linear', (context) => {
       assertClose(outputs[0], y[0], roundingTolerance(inFeatures), 'y of rounded operands')
     }
   })
+
+  for (const compute of ['f32', 'bf16'] as const)
+    it(`has the same bits at any number of threads, computing in ${compute}`, () =>
+      assertSameAtAnyThreads(context, async (device) => {
+        const one = cases.get('beyond one tile')!
+        const options = { compute, storage: compute, trainsBase: true }
+        const { outputs, gradients } = await run(one, device, options)
+        return { ...gradients, y0: outputs[0], y1: outputs[1] }
+      }))
 
   for (const compute of ['f32', 'bf16'] as const)
     it(`gives a row the same bits whatever rows are with it, computing in ${compute}`, async () => {

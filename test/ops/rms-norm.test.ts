@@ -1,10 +1,12 @@
 import { it } from 'mocha'
+import type { Device } from '../../lib/device.js'
 import { rmsNorm } from '../../lib/ops/rms-norm.js'
 import { Tensor } from '../../lib/tensor.js'
 import { assertClose, assertSameBits, roundingTolerance } from '../compare.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { Random } from '../random.js'
+import { assertSameAtAnyThreads } from '../threads.js'
 import { centralDifferences, combine, rmsNorm as reference } from './reference.js'
 import { forwardBackward, forwardPass, frozenParameter, trainedParameter } from './tape.js'
 
@@ -56,22 +58,25 @@ forEachDevice('rmsNorm', (context) => {
     const [rows, width] = [531, 133]
     const random = new Random(7)
     const [x, weight, dy] = [rows * width, width, rows * width].map((n) => random.normal(n))
-    const { y, dWeight } = await evaluate(() => {
-      const input = Tensor.from(context.device, x, [rows, width])
-      const parameter = trainedParameter(context.device, weight, [width], new Float32Array(width))
-      const { outputs } = forwardBackward(
-        context.device,
-        [],
-        (pass) => [rmsNorm(pass, input, parameter, epsilon)],
-        [dy],
-      )
-      return { y: outputs[0], dWeight: parameter.gradient! }
-    })
+    const run = (device: Device) =>
+      evaluate(() => {
+        const input = Tensor.from(device, x, [rows, width])
+        const parameter = trainedParameter(device, weight, [width], new Float32Array(width))
+        const { outputs } = forwardBackward(
+          device,
+          [],
+          (pass) => [rmsNorm(pass, input, parameter, epsilon)],
+          [dy],
+        )
+        return { y: outputs[0], dWeight: parameter.gradient! }
+      })
+    const { y, dWeight } = await run(context.device)
     assertClose(y, reference(x, weight, epsilon), roundingTolerance(width), 'y')
     const normed = reference(x, new Float64Array(width).fill(1), epsilon)
     const expected = new Float64Array(width)
     normed.forEach((value, i) => (expected[i % width] += value * dy[i]))
     assertClose(dWeight, expected, roundingTolerance(rows), 'dWeight')
+    await assertSameAtAnyThreads(context, run)
   })
 
   it('adds the gradient that bypasses it in its own kernel, to the same bits', async () => {

@@ -20,6 +20,7 @@ import { assertClose, assertSameBits } from '../compare.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { Random } from '../random.js'
+import { assertSameAtAnyThreads } from '../threads.js'
 
 // Odd sizes, larger than the tiles of the kernels where that is cheap.
 const config = parseConfig({
@@ -160,18 +161,10 @@ function assertSameRuns(
 forEachDevice('Trainer', (context) => {
   for (const method of ['lora', 'full'] as const)
     for (const compute of ['f32', 'bf16'] as const)
-      it(`ends with the same bits at 1, 2 and 4 threads and when repeated: ${method}, ${compute}`, async () => {
-        const first = await train(context.device, method, { compute })
-        // Other kinds of device have no threads to choose; they repeat the run.
-        for (const threads of context.variant.kind === 'cpu' ? [1, 2, 4] : [undefined]) {
-          const device = context.open({ threads })
-          try {
-            assertSameRuns(await train(device, method, { compute }), first)
-          } finally {
-            await device.close()
-          }
-        }
-      })
+      it(`ends with the same bits at any number of threads: ${method}, ${compute}`, () =>
+        assertSameAtAnyThreads(context, async (device) =>
+          Object.fromEntries(await train(device, method, { compute })),
+        ))
 
   for (const method of ['lora', 'full'] as const)
     it(`ends with the same bits when activations are computed again: ${method}`, async () => {
