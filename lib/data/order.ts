@@ -46,6 +46,11 @@ export class SampleOrder {
     this.#counts = groups.map(() => 0)
   }
 
+  /** Samples chosen so far. */
+  get position(): number {
+    return this.#position
+  }
+
   get state(): OrderState {
     return { position: this.#position, counts: [...this.#counts] }
   }

@@ -5,9 +5,20 @@ export type CorpusRecord =
   /** `text`: every token is trained. */
   | { readonly kind: 'text'; readonly text: string }
   /** `prompt` and `completion`, or Alpaca's `instruction`, `input` and `output`: the completion is trained. */
-  | { readonly kind: 'completion'; readonly prompt: string; readonly completion: string }
+  | {
+      readonly kind: 'completion'
+      readonly prompt: string
+      readonly completion: string
+      /** What stands for the prompt where no chat template says whose turn it is: Alpaca's frame. */
+      readonly plainPrompt?: string
+    }
   /** `messages`: assistant turns are trained. */
-  | { readonly kind: 'chat'; readonly messages: readonly ChatMessage[] }
+  | {
+      readonly kind: 'chat'
+      readonly messages: readonly ChatMessage[]
+      /** Messages before this one are the prompt, all from it on are trained: prompt and completion were lists. */
+      readonly completionFrom?: number
+    }
   /** `question`, `choices` and `answer`: the right choice is trained, all choices are scored. */
   | {
       readonly kind: 'choice'
@@ -17,25 +28,25 @@ export type CorpusRecord =
       readonly answer: number
     }
 
-/** The record, or in one clause why it is none. */
-export function parseRecord(
-  fields: Readonly<Record<string, unknown>>,
-): CorpusRecord | { readonly problem: string } {
-  const has = (key: string) => Object.hasOwn(fields, key)
-  if (has('messages')) return parseChat(fields.messages)
-  if (has('choices')) return parseChoice(fields)
-  if (has('prompt') || has('completion'))
-    return parseCompletion(fields, 'prompt', 'completion', (prompt) => prompt)
-  if (has('instruction') || has('output'))
-    return parseCompletion(fields, 'instruction', 'output', (instruction) => {
-      const input = fields.input ?? ''
-      if (typeof input !== 'string') return { problem: wrongType('input', input, 'a string') }
-      return input === '' ? instruction : `${instruction}\n\n${input}`
-    })
-  if (has('text')) {
-    const { text } = fields
-    if (typeof text !== 'string') return { problem: wrongType('text', text, 'a string') }
-    return text === '' ? { problem: 'text is empty' } : { kind: 'text', text }
+type Fields = Readonly<Record<string, unknown>>
+type Problem = { readonly problem: string }
+
+/** Longer conversations are not rendered. */
+const mostMessages = 1024
+const mostChoices = 26
+
+/** The record, or in one clause why it is none. A key that holds null counts as missing: tables have every column. */
+export function parseRecord(fields: Fields): CorpusRecord | Problem {
+  const has = (key: string) => Object.hasOwn(fields, key) && (fields[key] ?? null) !== null
+  try {
+    if (has('messages')) return parseChat(fields.messages)
+    if (has('choices')) return parseChoice(fields)
+    if (has('prompt') || has('completion')) return parseCompletion(fields)
+    if (has('instruction') || has('output')) return parseAlpaca(fields)
+    if (has('text')) return { kind: 'text', text: filledText(fields.text, 'text') }
+  } catch (error) {
+    if (error instanceof Unusable) return { problem: error.message }
+    throw error
   }
   return {
     problem:
@@ -43,67 +54,127 @@ export function parseRecord(
   }
 }
 
-function parseCompletion(
-  fields: Readonly<Record<string, unknown>>,
-  promptKey: string,
-  completionKey: string,
-  makePrompt: (prompt: string) => string | { problem: string },
-): CorpusRecord | { problem: string } {
-  const prompt = fields[promptKey]
-  const completion = fields[completionKey]
-  if (typeof prompt !== 'string') return { problem: wrongType(promptKey, prompt, 'a string') }
-  if (typeof completion !== 'string')
-    return { problem: wrongType(completionKey, completion, 'a string') }
-  if (completion === '') return { problem: `${completionKey} is empty` }
-  const made = makePrompt(prompt)
-  return typeof made === 'string' ? { kind: 'completion', prompt: made, completion } : made
-}
+/** Thrown and caught in this file. */
+class Unusable extends Error {}
 
-function parseChat(messages: unknown): CorpusRecord | { problem: string } {
-  if (!Array.isArray(messages) || messages.length === 0)
-    return { problem: wrongType('messages', messages, 'a list with at least one message') }
-  for (const [i, message] of (messages as unknown[]).entries()) {
-    const { role, content } = (message ?? {}) as Record<string, unknown>
-    if (typeof role !== 'string')
-      return { problem: wrongType(`messages[${i}].role`, role, 'a string') }
-    if (typeof content !== 'string')
-      return { problem: wrongType(`messages[${i}].content`, content, 'a string') }
+function parseCompletion({ prompt, completion }: Fields): CorpusRecord {
+  if (Array.isArray(prompt) || Array.isArray(completion)) {
+    const before = readMessages(prompt, 'prompt')
+    const trained = readMessages(completion, 'completion')
+    if (trained.length === 0) throw new Unusable('completion is empty')
+    return { kind: 'chat', messages: [...before, ...trained], completionFrom: before.length }
   }
-  const chat = (messages as ChatMessage[]).map(({ role, content }) => ({ role, content }))
-  const answers = chat.filter(({ role }) => role === 'assistant')
-  if (answers.length === 0) return { problem: 'messages have no assistant turn' }
-  if (answers.every(({ content }) => content === ''))
-    return { problem: 'every assistant turn is empty' }
-  return { kind: 'chat', messages: chat }
+  return {
+    kind: 'completion',
+    prompt: text(prompt, 'prompt'),
+    completion: filledText(completion, 'completion'),
+  }
 }
 
-function parseChoice(
-  fields: Readonly<Record<string, unknown>>,
-): CorpusRecord | { problem: string } {
-  const { question, choices, answer } = fields
-  if (typeof question !== 'string') return { problem: wrongType('question', question, 'a string') }
-  if (
-    !Array.isArray(choices) ||
-    choices.length < 2 ||
-    choices.some((choice) => typeof choice !== 'string' || choice === '')
-  )
-    return { problem: wrongType('choices', choices, 'a list of at least two strings') }
-  const index = Number(answer)
-  if (
-    (typeof answer !== 'number' && typeof answer !== 'string') ||
-    answer === '' ||
-    !Number.isInteger(index) ||
-    index < 0 ||
-    index >= choices.length
-  )
+// The frames are those of Stanford Alpaca, which models tuned on such records know.
+function parseAlpaca(fields: Fields): CorpusRecord {
+  const instruction = text(fields.instruction, 'instruction')
+  const input = text(fields.input ?? '', 'input')
+  const completion = filledText(fields.output, 'output')
+  const [context, section] =
+    input.trim() === ''
+      ? ['', '']
+      : [', paired with an input that provides further context', `### Input:\n${input}\n\n`]
+  return {
+    kind: 'completion',
+    prompt: section === '' ? instruction : `${instruction}\n\n${input}`,
+    completion,
+    plainPrompt: `Below is an instruction that describes a task${context}. Write a response that appropriately completes the request.\n\n### Instruction:\n${instruction}\n\n${section}### Response:\n`,
+  }
+}
+
+function parseChat(value: unknown): CorpusRecord {
+  const messages = readMessages(value, 'messages')
+  const answers = messages.filter(({ role }) => role === 'assistant')
+  if (answers.length === 0) throw new Unusable('messages have no assistant turn')
+  if (answers.every(({ content }) => (content as string).trim() === ''))
+    throw new Unusable('every assistant turn is empty')
+  return { kind: 'chat', messages }
+}
+
+function readMessages(value: unknown, key: string): ChatMessage[] {
+  const items = list(value, key, 'a list of messages')
+  if (items.length > mostMessages)
+    throw new Unusable(
+      `${key} has ${String(items.length)} messages; at most ${String(mostMessages)} are allowed`,
+    )
+  return items.map((item, i) => {
+    const { role, content } = (item ?? {}) as Fields
     return {
-      problem: wrongType('answer', answer, `the index of a choice, 0 to ${choices.length - 1}`),
+      role: text(role, `${key}[${String(i)}].role`),
+      content: text(content, `${key}[${String(i)}].content`),
     }
-  return { kind: 'choice', question, choices: choices as string[], answer: index }
+  })
 }
 
-function wrongType(key: string, value: unknown, allowed: string): string {
-  if (value === undefined) return `${key} is missing; it must be ${allowed}`
-  const text = JSON.stringify(value) ?? typeof value
-  return `${key} must be ${allowed}, not ${text.length > 60 ? `${text.slice(0, 57)}...` : text}`
+function parseChoice(fields: Fields): CorpusRecord {
+  const question = filledText(fields.question, 'question')
+  const choices = list(fields.choices, 'choices', 'a list of texts').map((choice, i) =>
+    filledText(choice, `choices[${String(i)}]`),
+  )
+  if (choices.length < 2 || choices.length > mostChoices)
+    throw new Unusable(
+      `choices has ${String(choices.length)} entries; 2 to ${String(mostChoices)} are allowed`,
+    )
+  if (new Set(choices).size < choices.length) throw new Unusable('choices has two equal entries')
+  return { kind: 'choice', question, choices, answer: answerIndex(fields.answer, choices) }
+}
+
+/** An index from 0, as a number or its digits; else the text of a choice; else its letter. */
+function answerIndex(answer: unknown, choices: readonly string[]): number {
+  let index = -1
+  if (typeof answer === 'number') index = answer
+  else if (typeof answer === 'string') {
+    index = choices.indexOf(answer)
+    if (index < 0 && /^\d{1,2}$/.test(answer)) index = Number(answer)
+    if (index < 0 && /^[A-Za-z]$/.test(answer)) index = answer.toUpperCase().charCodeAt(0) - 65
+  }
+  if (!Number.isInteger(index) || index < 0 || index >= choices.length)
+    throw wrongType(
+      'answer',
+      answer,
+      `a choice: its index, 0 to ${String(choices.length - 1)}, its letter or its text`,
+    )
+  return index
+}
+
+/** A list, or in a CSV file the JSON of one. */
+function list(value: unknown, key: string, allowed: string): unknown[] {
+  let items = value
+  if (typeof value === 'string' && value.startsWith('['))
+    try {
+      items = JSON.parse(value)
+    } catch {
+      // Refused below, as the text that it is.
+    }
+  if (!Array.isArray(items)) throw wrongType(key, value, allowed)
+  return items
+}
+
+function text(value: unknown, key: string): string {
+  if (typeof value !== 'string') throw wrongType(key, value, 'a text')
+  // Half a surrogate pair has no UTF-8: the tokenizer would see another text.
+  if (!(value as string & { isWellFormed(): boolean }).isWellFormed())
+    throw new Unusable(`${key} is not valid Unicode`)
+  return value
+}
+
+function filledText(value: unknown, key: string): string {
+  const filled = text(value, key)
+  if (filled.trim() === '') throw new Unusable(`${key} is empty`)
+  return filled
+}
+
+function wrongType(key: string, value: unknown, allowed: string): Unusable {
+  if (value === undefined || value === null)
+    return new Unusable(`${key} is missing; it must be ${allowed}`)
+  const shown = JSON.stringify(value) ?? typeof value
+  return new Unusable(
+    `${key} must be ${allowed}, not ${shown.length > 60 ? `${shown.slice(0, 57)}...` : shown}`,
+  )
 }

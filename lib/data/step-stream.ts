@@ -1,3 +1,4 @@
+import { DataError } from '../errors.js'
 import type { CorpusGroup } from './corpus.js'
 import { type OrderState, SampleOrder } from './order.js'
 import { packBatch, type StepPlan } from './packed-batch.js'
@@ -15,6 +16,8 @@ export interface StepStreamOptions {
   readonly batch: BatchOptions
   readonly shuffle: boolean
   readonly seed: number
+  /** The last step holds what is left of so many epochs; default: the stream has no end. */
+  readonly epochs?: number
 }
 
 const defaultSize = 8
@@ -30,12 +33,14 @@ export interface CorpusStep extends StepPlan {
   readonly samples: readonly { readonly file: string; readonly line: number }[]
 }
 
-/** The endless stream of a run's optimiser steps. What comes next depends on the state alone. */
+/** The stream of a run's optimiser steps. What comes next depends on the state alone. */
 export class StepStream {
   readonly #groups: readonly CorpusGroup[]
   readonly #disciplineNames: readonly string[]
   readonly #options: StepStreamOptions
   readonly #order: SampleOrder
+  /** Samples of the whole run. */
+  readonly #end: number
   /** Chosen but not yet used, because it did not fit in the last micro-batch. */
   #waiting: Chosen | null = null
 
@@ -48,6 +53,8 @@ export class StepStream {
     this.#disciplineNames = disciplineNames
     this.#options = options
     this.#order = orderOf(groups, options)
+    const { epochs = Infinity } = options
+    this.#end = Math.max(1, Math.round(epochs * samplesPerEpoch(groups)))
   }
 
   /** Where the next step begins. */
@@ -60,24 +67,24 @@ export class StepStream {
     this.#waiting = state.waiting
   }
 
-  /** How many steps it takes until `epochs` times the weighted number of samples have been seen. */
+  /** How many steps `epochs` epochs take. In one epoch a sample of weight 1 is seen once. */
   stepsFor(epochs: number): number {
-    const wanted = epochs * this.#groups.reduce((sum, g) => sum + g.store.size * g.source.weight, 0)
     const { batch } = this.#options
+    const rehearsal = new StepStream(this.#groups, this.#disciplineNames, {
+      ...this.#options,
+      epochs,
+    })
     if (batch.maxTokens === undefined)
-      return Math.max(
-        1,
-        Math.ceil(wanted / ((batch.size ?? defaultSize) * batch.accumulation) - 1e-9),
-      )
-    const rehearsal = new StepStream(this.#groups, this.#disciplineNames, this.#options)
+      return Math.ceil(rehearsal.#end / ((batch.size ?? defaultSize) * batch.accumulation))
     let steps = 0
-    for (let samples = 0; samples < wanted - 1e-9; steps++)
-      samples += rehearsal.#chooseStep().reduce((sum, chosen) => sum + chosen.length, 0)
-    return Math.max(1, steps)
+    while (rehearsal.#chooseStep().length > 0) ++steps
+    return steps
   }
 
+  /** @throws DataError after the last step of a stream that has an end */
   async next(): Promise<CorpusStep> {
     const chosen = this.#chooseStep()
+    if (chosen.length === 0) throw new DataError('there is no step left in the epochs of this run')
     const batches = await Promise.all(
       chosen.map(async (batch) => {
         const samples = await Promise.all(
@@ -100,33 +107,46 @@ export class StepStream {
   }
 
   #chooseStep(): Chosen[][] {
-    return Array.from({ length: this.#options.batch.accumulation }, () => this.#chooseBatch())
+    const batches: Chosen[][] = []
+    while (batches.length < this.#options.batch.accumulation) {
+      const batch = this.#chooseBatch()
+      if (batch.length === 0) break
+      batches.push(batch)
+    }
+    return batches
   }
 
   #chooseBatch(): Chosen[] {
-    const { size, maxTokens } = this.#options.batch
-    if (maxTokens === undefined)
-      return Array.from({ length: size ?? defaultSize }, () => this.#choose())
+    const { size = defaultSize, maxTokens } = this.#options.batch
     const chosen: Chosen[] = []
     let numTokens = 0
-    for (;;) {
+    while (maxTokens !== undefined || chosen.length < size) {
       const next = this.#waiting ?? this.#choose()
       this.#waiting = null
-      const length = this.#groups[next.group].store.length(next.index)
-      if (chosen.length > 0 && numTokens + length > maxTokens) {
-        this.#waiting = next
-        return chosen
+      if (next === null) break
+      if (maxTokens !== undefined) {
+        const length = this.#groups[next.group].store.length(next.index)
+        if (chosen.length > 0 && numTokens + length > maxTokens) {
+          this.#waiting = next
+          break
+        }
+        numTokens += length
       }
       chosen.push(next)
-      numTokens += length
     }
+    return chosen
   }
 
-  #choose(): Chosen {
+  #choose(): Chosen | null {
+    const { position } = this.#order
+    if (position >= this.#end) return null
     // Philox takes 32 bits; a run of more samples repeats masks, not data.
-    const sampleIndex = this.#order.state.position | 0
-    return { ...this.#order.next(), sampleIndex }
+    return { ...this.#order.next(), sampleIndex: position | 0 }
   }
+}
+
+function samplesPerEpoch(groups: readonly CorpusGroup[]): number {
+  return groups.reduce((sum, { store, source }) => sum + store.size * source.weight, 0)
 }
 
 function orderOf(

@@ -62,7 +62,10 @@ export function promptAndCompletion(
   record: Extract<CorpusRecord, { kind: 'completion' | 'choice' }>,
   chatTemplate: boolean,
 ): { prompt: string; completion: string } {
-  if (record.kind === 'completion') return record
+  if (record.kind === 'completion') {
+    const { prompt, plainPrompt = prompt, completion } = record
+    return { prompt: chatTemplate ? prompt : plainPrompt, completion }
+  }
   const { question, choices, answer } = record
   return choicePrompt(question, choices[answer], chatTemplate)
 }

@@ -1,4 +1,10 @@
-import { choicePrompt, type CorpusRecord, parseRecord, readRecords } from '../data/index.js'
+import {
+  choicePrompt,
+  type CorpusRecord,
+  parseRecord,
+  promptAndCompletion,
+  readRecords,
+} from '../data/index.js'
 import { DataError } from '../errors.js'
 import type { Model } from '../model.js'
 import { commonTokens } from '../text/chat.js'
@@ -107,7 +113,11 @@ async function askAll(
       }
       case 'completion':
         if (chatTemplate) chats.push({ at, messages: [{ role: 'user', content: record.prompt }] })
-        return { ...base, prompt: record.prompt, completions: [record.completion] }
+        return {
+          ...base,
+          prompt: promptAndCompletion(record, chatTemplate).prompt,
+          completions: [record.completion],
+        }
       case 'choice': {
         const { question, choices, answer } = record
         if (chatTemplate) chats.push({ at, messages: [{ role: 'user', content: question }] })

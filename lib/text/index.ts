@@ -5,6 +5,8 @@ export type {
   TemplateOptions,
   TokenizerOptions,
 } from './tokenizer.js'
+export { encodeContinuations } from './continuation.js'
+export type { Continuation, ContinuationEncoding, ContinuationOptions } from './continuation.js'
 export { StreamingDecoder } from './streaming-decoder.js'
 export type { ChatEncoding, ChatLabels, ChatProblem, Conversation } from './chat.js'
 export type { ChatMessage } from './rendering.js'

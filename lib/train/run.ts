@@ -144,6 +144,7 @@ class Run {
       batch: config.batch,
       shuffle: config.data.shuffle,
       seed: config.seed,
+      epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
     })
   }
 
