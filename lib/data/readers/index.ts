@@ -1,6 +1,7 @@
 import { ArgumentError, DataError } from '../../errors.js'
 import { readBytes } from './byte-stream.js'
 import type { Compression } from './byte-stream.js'
+import { readCsv } from './csv.js'
 import { readJsonLines } from './jsonl.js'
 import { Reading } from './reading.js'
 import type { BadRecord, ReadOptions, ReadRecord } from './reading.js'
@@ -9,18 +10,21 @@ export type { ReaderLimits } from './limits.js'
 export { defaultReaderLimits } from './limits.js'
 export type { BadRecord, ReadOptions, ReadRecord } from './reading.js'
 
-type Format = 'jsonl'
+type Format = 'jsonl' | 'csv' | 'tsv'
 
 const formats: Readonly<Record<string, Format>> = {
   jsonl: 'jsonl',
   ndjson: 'jsonl',
   json: 'jsonl',
+  csv: 'csv',
+  tsv: 'tsv',
 }
 const compressions: Readonly<Record<string, Compression>> = { gz: 'gzip', zst: 'zstd' }
 
 /**
  * All records of a file in order. The format is that of the name: `.jsonl`, `.ndjson` and `.json`
- * hold one JSON object a line; `.gz` or `.zst` may follow.
+ * hold one JSON object a line; `.csv` and `.tsv` have a header, and values that are strings; `.gz` or
+ * `.zst` may follow.
  *
  * A record that cannot be used is yielded with its line and the reason, and reading goes on. Memory
  * is bounded by `limits`, whatever the file's size.
@@ -36,10 +40,16 @@ export async function* readRecords(
   if (typeof path !== 'string' || path === '' || path.includes('\0'))
     throw new ArgumentError('path must be the path of a file.')
   const reading = new Reading(path, options)
-  const { compression } = formatOf(path)
-  for await (const record of readJsonLines(reading, readBytes(reading, compression))) {
+  const { format, compression } = formatOf(path)
+  const bytes = readBytes(reading, compression)
+  const records =
+    format === 'jsonl'
+      ? readJsonLines(reading, bytes)
+      : readCsv(reading, bytes, format === 'csv' ? ',' : '\t')
+  for await (const record of records) {
     yield record
     reading.throwIfAborted()
+    if (reading.turnDue) await reading.turn()
   }
 }
 

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises'
 import { AbortedError, DataError } from '../../errors.js'
 import { readerLimits } from './limits.js'
 import type { ReaderLimits } from './limits.js'
@@ -23,6 +24,8 @@ export interface ReadOptions {
   onBytes?: (chunk: Uint8Array) => void
 }
 
+const turnMs = 3
+
 /** One reading of one file: its limits, and how far it has come. */
 export class Reading {
   readonly path: string
@@ -31,6 +34,7 @@ export class Reading {
   readonly onBytes: ((chunk: Uint8Array) => void) | undefined
   /** Line that is being read, from 1. */
   line = 1
+  #turn = performance.now()
 
   constructor(path: string, options: ReadOptions) {
     this.path = path
@@ -45,6 +49,18 @@ export class Reading {
       details: { file: this.path, line: this.line, reason },
       ...(cause === undefined ? {} : { cause }),
     })
+  }
+
+  /** Whether this thread has been busy long enough that others should have a turn. */
+  get turnDue(): boolean {
+    return performance.now() - this.#turn > turnMs
+  }
+
+  /** Gives the event loop a turn. */
+  async turn(): Promise<void> {
+    await setImmediate()
+    this.throwIfAborted()
+    this.#turn = performance.now()
   }
 
   throwIfAborted(): void {
