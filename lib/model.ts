@@ -1,11 +1,12 @@
 import { Adapter } from './adapters/adapter.js'
 import type { LoraDeclaration } from './adapters/declaration.js'
 import type { TrainingOverrides } from './adapters/peft-config.js'
-import { loadAdapter } from './adapters/peft.js'
+import { loadAdapter, saveAdapter } from './adapters/peft.js'
 import { Device, type DeviceOptions } from './device.js'
 import { ArgumentError, DisposedError } from './errors.js'
 import { generate, type GenerateOptions, type GeneratedText } from './generate/generate.js'
-import { type DecoderConfig, Decoder, parseConfig, readConfig } from './models/index.js'
+import { type DecoderConfig, Decoder, eachWeight, parseConfig, readConfig } from './models/index.js'
+import { Parameter } from './parameter.js'
 import { type ComputeDType, disposeWeights, initializeWeights, loadWeights } from './models/load.js'
 import { type ChatMessage, Tokenizer } from './text/index.js'
 
@@ -111,6 +112,14 @@ export class Model {
     return this.#tokenizer
   }
 
+  /** Of the model itself, without an adapter; a tied head counts once. */
+  get numParameters(): number {
+    let count = 0
+    for (const one of eachWeight(this.decoder.weights))
+      count += one instanceof Parameter ? one.value.size : one.weight.rows * one.weight.columns
+    return count
+  }
+
   get adapter(): Adapter | null {
     return this.#adapter
   }
@@ -126,6 +135,12 @@ export class Model {
   /** Attaches an adapter from a PEFT folder. @param overrides how it is trained further, where that is to differ */
   async attachFrom(folder: string, overrides: TrainingOverrides = {}): Promise<Adapter> {
     return this.#replace(await loadAdapter(this.device, this.config, folder, overrides))
+  }
+
+  /** Writes the attached adapter as a PEFT folder. @throws ArgumentError if none is attached */
+  async saveAdapter(folder: string): Promise<void> {
+    if (!this.#adapter) throw new ArgumentError('no adapter is attached to the model')
+    await saveAdapter(this.#adapter, folder, { baseModel: this.folder ?? 'unknown' })
   }
 
   detach(): void {

@@ -1,0 +1,83 @@
+import { Corpus } from '../data/index.js'
+import { AbortedError } from '../errors.js'
+import type { Model } from '../model.js'
+import { parseTrainConfig, type TrainConfigInput } from './options.js'
+import { scheduleFactor } from './schedule.js'
+import { type StepReport, Trainer } from './trainer.js'
+
+/** The keys of a training configuration that say how, not where. */
+type SharedOptions = Omit<
+  TrainConfigInput,
+  | 'model'
+  | 'output'
+  | 'method'
+  | 'data'
+  | 'checkpoint'
+  | 'evaluation'
+  | 'device'
+  | 'threads'
+  | 'dtype'
+>
+
+export interface TrainOptions extends SharedOptions {
+  /** A file, or files by discipline: JSONL, CSV or Parquet. */
+  data: string | TrainConfigInput['data']['train'] | TrainConfigInput['data']
+  signal?: AbortSignal
+  onStep?: (report: StepReport & { totalSteps: number }) => void
+  /** Records that were left out. */
+  onMessage?: (message: string) => void
+}
+
+/**
+ * Trains the adapter that is attached to a model, or all of its weights if none is, in memory: nothing is written. For a
+ * run in a folder, with checkpoints and metrics, see runTraining.
+ *
+ * @throws ConfigError, DataError; AbortedError after a signal, with the steps made so far kept
+ */
+export async function train(model: Model, options: TrainOptions): Promise<{ steps: number }> {
+  const { data, signal, onStep, onMessage, ...rest } = options
+  const config = parseTrainConfig({
+    ...rest,
+    model: model.folder ?? 'model',
+    output: 'memory',
+    method: { kind: 'full' },
+    data: dataOf(data),
+  })
+  await using corpus = await Corpus.open(config.data.train, {
+    ...config.data,
+    tokenizer: model.tokenizer,
+    maxLength: Math.min(config.data.maxLength ?? Infinity, model.config.maxPositions),
+    signal,
+  })
+  for (const { file, line, reason } of corpus.badRecords) onMessage?.(`${file}:${line}: ${reason}`)
+  const stream = corpus.steps({
+    batch: config.batch,
+    shuffle: config.data.shuffle,
+    seed: config.seed,
+  })
+  const totalSteps = config.steps ?? stream.stepsFor(config.epochs ?? 1)
+  const trainer = new Trainer(model.decoder, model.adapter, {
+    ...config.optimizer,
+    checkpointing: config.activationCheckpointing,
+  })
+  try {
+    let upcoming = stream.next()
+    for (let step = 1; step <= totalSteps; step++) {
+      if (signal?.aborted)
+        throw new AbortedError(`training stopped before step ${step}`, { cause: signal.reason })
+      const plan = await upcoming
+      const factor = scheduleFactor(config.schedule, step, totalSteps)
+      const running = trainer.step(plan, step, factor)
+      if (step < totalSteps) upcoming = stream.next()
+      onStep?.({ ...(await running), totalSteps })
+    }
+    return { steps: totalSteps }
+  } finally {
+    trainer.dispose()
+  }
+}
+
+function dataOf(data: TrainOptions['data']): unknown {
+  if (typeof data === 'string') return { train: [{ path: data }] }
+  return Array.isArray(data) ? { train: data } : data
+}
