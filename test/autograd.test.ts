@@ -143,6 +143,34 @@ forEachDevice('Tape', (context) => {
       assertSameBits(checkpointed[name], gradient, name)
   })
 
+  it('has them too where the input of a recomputed part is used again later', async () => {
+    const { device } = context
+    const run = (checkpointing: boolean) =>
+      evaluate(() => {
+        const block = new Block(device, values[0])
+        using tape = new Tape()
+        const input = Tensor.from(device, x, [numTokens, width])
+        tape.track(input)
+        const forward = (inner: Tape | null, z: Tensor) =>
+          block.forward({ device, tape: inner, dropout: null }, z)
+        const y = checkpointing ? checkpoint(tape, input, forward) : forward(tape, input)
+        const z = swiglu({ device, tape, dropout: null }, y, input)
+        tape.accumulate(z, Tensor.from(device, cotangent, z.shape))
+        tape.backward()
+        block.dispose()
+        return { z, dx: tape.takeGradient(input)! }
+      })
+    const [plain, checkpointed] = [await run(false), await run(true)]
+    assertSameBits(checkpointed.z, plain.z)
+    assertSameBits(checkpointed.dx, plain.dx)
+    const differences = centralDifferences(
+      (inputs) => [swigluReference(blockReference(inputs.x, values[0]), inputs.x)],
+      { x },
+      [cotangent],
+    )
+    assertClose(plain.dx, differences.x, 2 * roundingTolerance(width + inner))
+  })
+
   it('sums the gradients of a tensor that is used several times', async () => {
     const { device } = context
     const [a, b] = [random.normal(30), random.normal(30)]

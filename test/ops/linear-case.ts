@@ -32,6 +32,8 @@ export interface LinearOptions {
   readonly tracksInput?: boolean
   /** Layers that no gradient reaches. */
   readonly unreached?: readonly number[]
+  /** What has reached x before. */
+  readonly bypass?: Float32Array
 }
 
 export class LinearCase {
@@ -190,7 +192,11 @@ export class LinearCase {
       const { outputs, gradients } = forwardBackward(
         device,
         tracksInput ? [x, residual] : [],
-        (pass: Pass) => linear(pass, x, layers, lowRank, residual),
+        (pass: Pass) => {
+          const outputs = linear(pass, x, layers, lowRank, residual)
+          if (options.bypass) pass.tape!.accumulate(x, Tensor.from(device, options.bypass, x.shape))
+          return outputs
+        },
         this.cotangents.map((dy, i) => (options.unreached?.includes(i) ? null : dy)),
         this.dropoutRows(device),
       )

@@ -178,6 +178,16 @@ forEachDevice('linear', (context) => {
       assertSameBits(untracked.gradients[name], tracked.gradients[name], name)
   })
 
+  it('adds its gradient of x to what has reached x before', async () => {
+    for (const title of ['one layer', 'three layers with dropout, biases and a residual']) {
+      const one = cases.get(title)!
+      const bypass = one.values.x.map((value) => 3 * value)
+      const { gradients } = await run(one, context.device, { bypass })
+      const sum = combine((a, b) => a + b, referenceOf(title).gradients.x, bypass)
+      assertClose(gradients.x, sum, roundingTolerance(64), title)
+    }
+  })
+
   it('computes with the stored bf16 weights in float32', async () => {
     for (const title of ['three layers with updates on two', 'beyond one tile']) {
       const one = cases.get(title)!
