@@ -1,11 +1,15 @@
 import type { Adapter, AdapterModule } from '../adapters/adapter.js'
 import { ArgumentError } from '../errors.js'
 import { type DecoderWeights, layerName, linearNames } from '../models/index.js'
-import type { Matrix } from '../parameter.js'
+import { type Matrix, Parameter } from '../parameter.js'
 import { scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 
 export interface MergeOptions {
+  /** The update counts this many times; default 1. */
+  readonly weight?: number
+  /** Keep sums over bf16 weights in float32, as masters: for a file of a finer dtype. Default: round to the storage. */
+  readonly float32?: boolean
   readonly signal?: AbortSignal
   /** Modules merged so far, and in all. */
   readonly onProgress?: (merged: number, total: number) => void
@@ -15,21 +19,23 @@ export interface MergeOptions {
 const elementsAtOnce = 1 << 22
 
 /**
- * Adds an adapter to the weights it was trained on: W += s · B A for each of its modules, in float32, rounded once to
- * the weight's storage. The adapter keeps its values; applied to the merged weights it would count twice.
+ * Adds an adapter to the weights it was trained on: W += weight · s · B A for each of its modules, in float32. Weights that are
+ * stored as bf16 are rounded once. The adapter keeps its values; applied to the merged weights it would count twice.
  *
  * @throws ArgumentError if a weight is being trained, or the adapter belongs to another model
  */
 export async function mergeAdapter(
   weights: DecoderWeights,
   adapter: Adapter,
-  { signal, onProgress }: MergeOptions = {},
+  { weight = 1, float32 = false, signal, onProgress }: MergeOptions = {},
 ): Promise<void> {
   const matrices = new Map<string, Matrix>()
   weights.layers.forEach((layer, index) => {
     for (const [key, name] of Object.entries(linearNames))
       matrices.set(`${layerName(index)}.${name}`, layer[key as keyof typeof linearNames].matrix)
   })
+  if (!Number.isFinite(weight))
+    throw new ArgumentError(`weight must be a finite number, not ${weight}`)
   // Nothing is changed before everything is known to fit.
   const pairs = adapter.modules.map((module) => {
     const matrix = matrices.get(module.path)
@@ -38,27 +44,33 @@ export async function mergeAdapter(
         `the adapter updates ${module.path} of [${module.outFeatures}, ${module.inFeatures}], which the model does not have`,
         { details: { module: module.path } },
       )
-    if (matrix.master)
+    if (matrix.master?.gradient)
       throw new ArgumentError(`${matrix.name} is being trained, so nothing can be merged into it`)
     return { matrix, module }
   })
   const { device } = adapter
   for (const [index, { matrix, module }] of pairs.entries()) {
     signal?.throwIfAborted()
-    mergeModule(matrix, module)
+    if (float32 && matrix.weight.storage === 'bf16')
+      matrix.master ??= new Parameter(
+        matrix.name,
+        scope(() => matrix.weight.read()),
+      )
+    mergeModule(matrix, module, weight * module.scale)
     // One module at a time: the temporaries of the next reuse the memory of this one.
     await device.synchronize()
     onProgress?.(index + 1, pairs.length)
   }
 }
 
-function mergeModule({ weight }: Matrix, { group, part, scale, inFeatures }: AdapterModule): void {
+function mergeModule({ weight, master }: Matrix, module: AdapterModule, scale: number): void {
+  const { group, part, inFeatures } = module
   const { device } = weight
   const rowsAtOnce = Math.max(1, Math.floor(elementsAtOnce / weight.columns))
   for (let begin = 0; begin < weight.rows; begin += rowsAtOnce) {
     const end = Math.min(weight.rows, begin + rowsAtOnce)
     scope(() => {
-      const rows = weight.read(begin, end - begin)
+      const rows = master ? master.value.slice(0, begin, end) : weight.read(begin, end - begin)
       device.run('matmul', {
         layout: 'nn',
         segments: [

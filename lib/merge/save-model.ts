@@ -43,7 +43,7 @@ const namesOfDTypes = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as co
  */
 export async function saveModel(folder: string, options: SaveModelOptions): Promise<void> {
   const { config, weights, tokenizerFrom } = options
-  const dtype = options.dtype ?? dtypeOf(config)
+  const dtype = options.dtype ?? modelDType(config)
   if (!Object.hasOwn(namesOfDTypes, dtype))
     throw new ConfigError(
       `dtype must be one of ${Object.keys(namesOfDTypes).join(', ')}, not ${JSON.stringify(dtype)}`,
@@ -82,7 +82,8 @@ export async function requireModelOutput(folder: string, inputs: readonly string
   await requireNewFolder(folder, 'model')
 }
 
-function dtypeOf({ source }: DecoderConfig): ModelDType {
+/** What config.json says that the weights are stored as; f32 if it says nothing else. */
+export function modelDType({ source }: DecoderConfig): ModelDType {
   const name = source.dtype ?? source.torch_dtype
   for (const [dtype, its] of Object.entries(namesOfDTypes))
     if (name === its || name === `torch.${its}`) return dtype as ModelDType

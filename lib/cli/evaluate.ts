@@ -1,0 +1,77 @@
+import { Command } from 'commander'
+import { evaluate } from '../evaluate/evaluate.js'
+import { ScoreFile } from '../evaluate/score-file.js'
+import { Model } from '../model.js'
+import { Interrupt } from './interrupt.js'
+import { addDeviceOptions, type DeviceFlags } from './options.js'
+import { Progress } from './progress.js'
+
+interface EvaluateFlags extends DeviceFlags {
+  readonly model: string
+  readonly adapter?: string
+  readonly data: string
+  readonly output?: string
+  readonly raw?: boolean
+  readonly skipBadRecords?: boolean
+  readonly dtype?: 'f32' | 'bf16'
+}
+
+export function evaluateCommand(): Command {
+  const command = new Command('evaluate')
+    .summary('score the completions of a file')
+    .description(
+      'Score the completions of a file: perplexity, and for multiple choice the accuracy. --output gets, for each record ' +
+        'in order, tokens (of the completion, without end-of-sequence), logLikelihood (natural, summed) and greedy.',
+    )
+    .requiredOption('--model <folder>', 'model folder')
+    .option('--adapter <folder>', 'adapter folder')
+    .requiredOption('--data <file>', 'JSONL, CSV or Parquet')
+    .option('--output <file>', 'JSON lines with the score of each record')
+    .option('--raw', 'take prompts as they are, even if the model has a chat template')
+    .option('--skip-bad-records', 'leave out records that cannot be used, instead of stopping')
+  return addDeviceOptions(command).action(run)
+}
+
+async function run(flags: EvaluateFlags): Promise<void> {
+  const { data, output, adapter, raw, skipBadRecords, ...options } = flags
+  const progress = new Progress('record')
+  const interrupt = new Interrupt(() => undefined)
+  const { signal } = interrupt
+  const inputs = [flags.model, ...(adapter === undefined ? [] : [adapter]), data]
+  const scores = output === undefined ? null : await ScoreFile.create(output, inputs)
+  try {
+    const model = await Model.load(flags.model, { ...options, signal })
+    try {
+      if (adapter !== undefined) await model.attachFrom(adapter)
+      const result = await evaluate(model, {
+        data,
+        chatTemplate: raw ? false : undefined,
+        onBadRecord: skipBadRecords ? 'skip' : 'error',
+        signal,
+        onRecord: async (score) => {
+          await scores?.write(score)
+        },
+        onMessage: (text) => {
+          progress.message(text)
+        },
+      })
+      await scores?.finish()
+      const skipped = result.badRecords > 0 ? `, ${result.badRecords} left out` : ''
+      console.log(`records ${result.records}${skipped}`)
+      console.log(`perplexity ${result.perplexity.toPrecision(6)}`)
+      if (result.accuracy !== null) {
+        console.log(`accuracy ${result.accuracy.toFixed(4)}`)
+        console.log(`accuracy by character ${result.accuracyNormalized!.toFixed(4)}`)
+      }
+    } finally {
+      await model.dispose()
+    }
+  } catch (error) {
+    await scores?.discard()
+    if (interrupt.exitCode === null) throw error
+    process.exitCode = interrupt.exitCode
+  } finally {
+    progress.stop()
+    interrupt.dispose()
+  }
+}

@@ -1,0 +1,52 @@
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { DeviceOptions } from '../device.js'
+
+/** Parsers of option values; commander names the option, the value received and what these say. */
+
+export function wholeNumber(min: number, max = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = /^\d+$/.test(text) ? Number(text) : NaN
+    if (value >= min && value <= max) return value
+    throw new InvalidArgumentError(
+      max === Number.MAX_SAFE_INTEGER
+        ? `It must be a whole number from ${min}.`
+        : `It must be a whole number from ${min} to ${max}.`,
+    )
+  }
+}
+
+export function numberFrom(min: number, max = Infinity): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === '' ? NaN : Number(text)
+    if (Number.isFinite(value) && value >= min && value <= max) return value
+    throw new InvalidArgumentError(
+      max === Infinity
+        ? `It must be a number from ${min}.`
+        : `It must be a number from ${min} to ${max}.`,
+    )
+  }
+}
+
+/** An option that may be given several times. */
+export function repeated(text: string, before: readonly string[] = []): string[] {
+  return [...before, text]
+}
+
+export interface DeviceFlags extends Pick<DeviceOptions, 'threads' | 'instructionSet'> {
+  readonly device?: string
+}
+
+/** The options that every command has which computes. */
+export function addDeviceOptions(command: Command): Command {
+  return command
+    .option('--device <kind>', 'cpu; default: the best there is')
+    .option('--threads <n>', 'CPU threads; default: all that may be used', wholeNumber(1, 1024))
+    .addOption(
+      new Option('--instruction-set <set>', 'highest CPU instruction set to use').choices([
+        'portable',
+        'avx2',
+        'avx512',
+        'avx512-bf16',
+      ]),
+    )
+}
