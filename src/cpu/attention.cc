@@ -57,208 +57,189 @@ namespace {
 
 PL_INLINE int64_t padded(int64_t d) { return (d + kLanes - 1) / kLanes * kLanes; }
 
-// Scores of a group of rows become exp(score - largest), the keys from `limit(r)` on become 0 up to
-// `keys`, the multiple of kPanel that the scores cover. On the diagonal row r sees first_limit + r
-// keys, elsewhere first_limit. factors[r] is what older sums must be multiplied by.
-void softmax_rows(int rows, float* s, int64_t keys, int64_t first_limit, bool diagonal,
-                  float* largest_seen, float* total, float* factors) {
-  const Floats low = broadcast(-__builtin_inff());
-  float row_largest[kLanes] = {}, row_total[kLanes] = {};
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// Keys that a group of queries takes at a time, counted from the sequence's first.
+constexpr int64_t kBlock = 2 * kTile;
+
+// Scores of a group of rows, times log2 e, become 2^(score - largest); those of keys that a row
+// does not see, 0. The scores cover `keys` keys, a multiple of kLanes, of which row r sees seen +
+// r. largest_seen and total, which is kept by lanes, are of all keys so far. factors[r] is what
+// older sums must be multiplied by.
+void softmax_rows(int rows, float* s, int64_t keys, int64_t seen, float* largest_seen,
+                  Floats* totals, float* factors) {
+  float before[kLanes] = {}, now[kLanes] = {};
   for (int r = 0; r < rows; ++r) {
-    float* const row = s + r * kTile;
-    const int64_t limit = diagonal ? first_limit + r : first_limit;
-    Floats most = broadcast(largest_seen[r]);
-    for (int64_t i = 0; i < keys; i += kLanes) {
-      Floats x = load(row + i);
-      if (i + kLanes > limit) {
-        x = select(lane_index() < broadcast(int32_t(limit - i)), x, low);
-        store(row + i, x);
-      }
-      most = maximum(x, most);
-    }
-    const float now = largest(most);
-    row_largest[r] = now;
-    Floats sums = zeros();
-    const Floats shift = broadcast(now);
-    for (int64_t i = 0; i < keys; i += kLanes) {
-      const Floats p = exp(load(row + i) - shift);
-      store(row + i, p);
-      sums = sums + p;
-    }
-    row_total[r] = sum(sums);
+    float* const row = s + r * kBlock;
+    for (int64_t i = (seen + r) / kLanes * kLanes; i < keys; i += kLanes)
+      store(row + i, select(lane_index() < broadcast(int32_t(seen + r - i)), load(row + i),
+                            broadcast(-__builtin_inff())));
+    before[r] = largest_seen[r];
+    Floats most = broadcast(before[r]);
+    for (int64_t i = 0; i < keys; i += kLanes) most = maximum(load(row + i), most);
+    now[r] = largest(most);
   }
-  const Floats now = load(row_largest);
-  const Floats factor = exp(load_partial(largest_seen, rows) - now);
-  store(factors, factor);
-  store_partial(total, fma(load_partial(total, rows), factor, load(row_total)), rows);
-  store_partial(largest_seen, now, rows);
+  store(factors, exp2_below_zero(load(before) - load(now)));
+  for (int r = 0; r < rows; ++r) {
+    float* const row = s + r * kBlock;
+    const Floats shift = broadcast(now[r]);
+    Floats total = totals[r] * broadcast(factors[r]);
+    for (int64_t i = 0; i < keys; i += kLanes) {
+      const Floats p = exp2_below_zero(load(row + i) - shift);
+      store(row + i, p);
+      total = total + p;
+    }
+    totals[r] = total;
+    largest_seen[r] = now[r];
+  }
 }
 
 void attention(const AttentionPiece& piece) {
-  const int64_t d = piece.d, stride = padded(d), panel_size = kPanel * d;
+  const int64_t d = piece.d, stride = padded(d);
   const int64_t first = piece.tile * kTile, rows = smaller(kTile, piece.length - first);
   float* const s = piece.scratch;
-  float* const sums = s + kTile * kTile;
-  float largest_seen[kTile], total[kTile], factors[kLanes];
-  for (int64_t r = 0; r < kTile; ++r) {
+  float* const sums = s + kTileRows * kBlock;
+  Floats totals[kTile];
+  float largest_seen[kTile], factors[kLanes];
+  for (int64_t r = 0; r < rows; ++r) {
     largest_seen[r] = -__builtin_inff();
-    total[r] = 0;
+    totals[r] = zeros();
   }
-  std::memset(sums, 0, size_t(rows * stride) * sizeof(float));
-  for (int64_t tile = 0; tile <= piece.tile; ++tile) {
-    const bool diagonal = tile == piece.tile;
-    const int64_t key = tile * kTile;
+  for (int64_t key = 0; key < first + rows; key += kBlock)
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const int group = int(smaller(kTileRows, rows - r));
-      const int64_t keys = diagonal ? r + group : kTile;  // that any row of the group sees
-      const float* const q = piece.q + (first + r) * piece.q_stride;
-      int64_t covered = 0;
-      for (; covered < keys; covered += kPanel)
-        scores(group, q, piece.q_stride, piece.k_panels + (key + covered) / kPanel * panel_size, d,
-               piece.scale, s + covered, kTile);
-      softmax_rows(group, s, covered, diagonal ? r + 1 : keys, diagonal, largest_seen + r,
-                   total + r, factors);
+      const int64_t keys =
+          smaller(kBlock, first + r + group - key);  // that any row of the group sees
+      if (keys <= 0) continue;
+      const int64_t covered =
+          scores(group, piece.q + (first + r) * piece.q_stride, piece.q_stride,
+                 piece.k_panels + key * d, keys, d, piece.scale * kLog2E, s, kBlock);
+      softmax_rows(group, s, covered, first + r + 1 - key, largest_seen + r, totals + r, factors);
       accumulate(group,
-                 {s, kTile, 1, piece.v + key * piece.v_stride, piece.v_stride, keys, factors,
-                  sums + r * stride, stride},
+                 {s, kBlock, 1, piece.v + key * piece.v_stride, piece.v_stride, keys, key == 0,
+                  factors, sums + r * stride, stride},
                  d);
     }
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    const Floats over = broadcast(1.0f / total[r]);
-    float* const out = piece.out + (first + r) * piece.out_stride;
+  float total[kTile], over[kTile];
+  for (int64_t r = 0; r < rows; ++r) total[r] = sum(totals[r]);
+  for (int64_t r = 0; r < rows; r += kLanes) store(over + r, broadcast(1.0f) / load(total + r));
+  for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = 0; i < d; i += kLanes)
-      store_partial(out + i, load(sums + r * stride + i) * over, int(smaller(kLanes, d - i)));
-  }
+      store_some(piece.out + (first + r) * piece.out_stride + i,
+                 load(sums + r * stride + i) * broadcast(over[r]), d - i);
   if (piece.out_lse)
-    for (int64_t r = 0; r < rows; r += kLanes) {
-      const int count = int(smaller(kLanes, rows - r));
-      store_partial(piece.out_lse + first + r,
-                    load_partial(largest_seen + r, count) + log(load_partial(total + r, count)),
-                    count);
-    }
+    for (int64_t r = 0; r < rows; r += kLanes)
+      store_some(piece.out_lse + first + r,
+                 broadcast(kLn2) * load(largest_seen + r) + log(load(total + r)), rows - r);
 }
 
-// From scores s and products dp of d_o with the values: s becomes the probabilities, dp the
-// gradients of the scaled scores times scale.
-void score_gradients(int rows, float* s, float* dp, int64_t keys, int64_t first_limit,
-                     bool diagonal, const float* lse, const float* delta, float scale) {
+// From scores s, times log2 e, and products dp of d_o with the values: s becomes the probabilities,
+// dp the gradients of the unscaled scores. Row r sees seen + r of the keys.
+void score_gradients(int rows, float* s, float* dp, int64_t row_stride, int64_t keys, int64_t seen,
+                     const float* lse, const float* delta, float scale) {
   const Floats scales = broadcast(scale);
   for (int r = 0; r < rows; ++r) {
-    const int64_t limit = diagonal ? first_limit + r : first_limit;
-    const Floats shift = broadcast(lse[r]), mean = broadcast(delta[r]);
+    float* const scores = s + r * row_stride;
+    float* const gradients = dp + r * row_stride;
+    const Floats shift = broadcast(lse[r] * kLog2E), mean = broadcast(delta[r]);
     for (int64_t i = 0; i < keys; i += kLanes) {
-      float* const score = s + r * kTile + i;
-      float* const gradient = dp + r * kTile + i;
-      Floats p = exp(load(score) - shift);
-      Floats g = p * (load(gradient) - mean) * scales;
-      if (i + kLanes > limit) {
-        const Ints seen = lane_index() < broadcast(int32_t(limit - i));
-        p = select(seen, p, zeros());
-        g = select(seen, g, zeros());
-      }
-      store(score, p);
-      store(gradient, g);
+      const Floats p = exp2_below_zero(load(scores + i) - shift);
+      store(scores + i, p);
+      store(gradients + i, p * scales * (load(gradients + i) - mean));
+    }
+    for (int64_t i = (seen + r) / kLanes * kLanes; i < keys; i += kLanes) {
+      const Ints visible = lane_index() < broadcast(int32_t(seen + r - i));
+      store(scores + i, select(visible, load(scores + i), zeros()));
+      store(gradients + i, select(visible, load(gradients + i), zeros()));
     }
   }
 }
 
 void attention_backward_queries(const AttentionPiece& piece) {
-  const int64_t d = piece.d, stride = padded(d), panel_size = kPanel * d;
+  const int64_t d = piece.d, stride = padded(d);
   const int64_t first = piece.tile * kTile, rows = smaller(kTile, piece.length - first);
   float* const s = piece.scratch;
-  float* const dp = s + kTileRows * kTile;
-  float* const sums = s + 2 * kTile * kTile;
-  std::memset(sums, 0, size_t(rows * stride) * sizeof(float));
-  for (int64_t tile = 0; tile <= piece.tile; ++tile) {
-    const bool diagonal = tile == piece.tile;
-    const int64_t key = tile * kTile;
+  float* const dp = s + kTileRows * kBlock;
+  float* const sums = dp + kTileRows * kBlock;
+  for (int64_t key = 0; key < first + rows; key += kBlock)
     for (int64_t r = 0; r < rows; r += kTileRows) {
       const int group = int(smaller(kTileRows, rows - r));
-      const int64_t keys = diagonal ? r + group : kTile;
-      int64_t covered = 0;
-      for (; covered < keys; covered += kPanel) {
-        const int64_t panel = (key + covered) / kPanel * panel_size;
-        scores(group, piece.q + (first + r) * piece.q_stride, piece.q_stride,
-               piece.k_panels + panel, d, piece.scale, s + covered, kTile);
-        scores(group, piece.d_o + (first + r) * piece.d_o_stride, piece.d_o_stride,
-               piece.v_panels + panel, d, 1.0f, dp + covered, kTile);
-      }
-      score_gradients(group, s, dp, covered, diagonal ? r + 1 : keys, diagonal,
-                      piece.lse + first + r, piece.delta + first + r, piece.scale);
+      const int64_t keys = smaller(kBlock, first + r + group - key);
+      if (keys <= 0) continue;
+      const int64_t covered =
+          scores(group, piece.q + (first + r) * piece.q_stride, piece.q_stride,
+                 piece.k_panels + key * d, keys, d, piece.scale * kLog2E, s, kBlock);
+      scores(group, piece.d_o + (first + r) * piece.d_o_stride, piece.d_o_stride,
+             piece.v_panels + key * d, keys, d, 1.0f, dp, kBlock);
+      score_gradients(group, s, dp, kBlock, covered, first + r + 1 - key, piece.lse + first + r,
+                      piece.delta + first + r, piece.scale);
       accumulate(group,
-                 {dp, kTile, 1, piece.k + key * piece.k_stride, piece.k_stride, keys, nullptr,
-                  sums + r * stride, stride},
+                 {dp, kBlock, 1, piece.k + key * piece.k_stride, piece.k_stride, keys, key == 0,
+                  nullptr, sums + r * stride, stride},
                  d);
     }
-  }
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = 0; i < d; i += kLanes)
-      store_partial(piece.dq + (first + r) * piece.dq_stride + i, load(sums + r * stride + i),
-                    int(smaller(kLanes, d - i)));
+      store_some(piece.dq + (first + r) * piece.dq_stride + i, load(sums + r * stride + i), d - i);
 }
 
 void attention_backward_keys(const AttentionPiece& piece) {
-  const int64_t d = piece.d, stride = padded(d), panel_size = kPanel * d;
+  const int64_t d = piece.d, stride = padded(d);
   const int64_t key = piece.tile * kTile, keys = smaller(kTile, piece.length - key);
   const int64_t tiles = (piece.length + kTile - 1) / kTile;
   float* const s = piece.scratch;
   float* const dp = s + kTile * kTile;
   float* const dk = s + 2 * kTile * kTile;
   float* const dv = dk + kTile * stride;
-  std::memset(dk, 0, size_t(2 * kTile * stride) * sizeof(float));
   for (int64_t head = 0; head < piece.group; ++head) {
     const float* const q = piece.q + head * piece.q_head;
     const float* const d_o = piece.d_o + head * piece.d_o_head;
     for (int64_t tile = piece.tile; tile < tiles; ++tile) {
-      const bool diagonal = tile == piece.tile;
+      const bool diagonal = tile == piece.tile, begins = diagonal && head == 0;
       const int64_t first = tile * kTile, rows = smaller(kTile, piece.length - first);
       for (int64_t r = 0; r < rows; r += kTileRows) {
         const int group = int(smaller(kTileRows, rows - r));
         const int64_t seen = diagonal ? r + group : keys;
-        int64_t covered = 0;
-        for (; covered < seen; covered += kPanel) {
-          const int64_t panel = (key + covered) / kPanel * panel_size;
-          scores(group, q + (first + r) * piece.q_stride, piece.q_stride, piece.k_panels + panel, d,
-                 piece.scale, s + r * kTile + covered, kTile);
-          scores(group, d_o + (first + r) * piece.d_o_stride, piece.d_o_stride,
-                 piece.v_panels + panel, d, 1.0f, dp + r * kTile + covered, kTile);
-        }
-        score_gradients(group, s + r * kTile, dp + r * kTile, covered, diagonal ? r + 1 : keys,
-                        diagonal, piece.lse + head * piece.lse_head + first + r,
+        const int64_t covered =
+            scores(group, q + (first + r) * piece.q_stride, piece.q_stride,
+                   piece.k_panels + key * d, seen, d, piece.scale * kLog2E, s + r * kTile, kTile);
+        scores(group, d_o + (first + r) * piece.d_o_stride, piece.d_o_stride,
+               piece.v_panels + key * d, seen, d, 1.0f, dp + r * kTile, kTile);
+        score_gradients(group, s + r * kTile, dp + r * kTile, kTile, covered, first + r + 1 - key,
+                        piece.lse + head * piece.lse_head + first + r,
                         piece.delta + head * piece.delta_head + first + r, piece.scale);
       }
       // On the diagonal, key r is seen from query r on; a group of keys takes the queries from its
       // first one. Those rows' scores reach over the whole group of keys, as queries and keys are
       // grouped alike.
       for (int64_t r = 0; r < keys; r += kTileRows) {
-        const int group = int(smaller(kTileRows, keys - r));
         const int64_t from = diagonal ? r : 0;
-        accumulate(group,
+        accumulate(int(smaller(kTileRows, keys - r)),
                    {s + from * kTile + r, 1, kTile, d_o + (first + from) * piece.d_o_stride,
-                    piece.d_o_stride, rows - from, nullptr, dv + r * stride, stride},
+                    piece.d_o_stride, rows - from, begins, nullptr, dv + r * stride, stride},
                    d);
-        accumulate(group,
+      }
+      for (int64_t r = 0; r < keys; r += kTileRows) {
+        const int64_t from = diagonal ? r : 0;
+        accumulate(int(smaller(kTileRows, keys - r)),
                    {dp + from * kTile + r, 1, kTile, q + (first + from) * piece.q_stride,
-                    piece.q_stride, rows - from, nullptr, dk + r * stride, stride},
+                    piece.q_stride, rows - from, begins, nullptr, dk + r * stride, stride},
                    d);
       }
     }
   }
   for (int64_t r = 0; r < keys; ++r)
     for (int64_t i = 0; i < d; i += kLanes) {
-      const int rest = int(smaller(kLanes, d - i));
-      store_partial(piece.dk + (key + r) * piece.dk_stride + i, load(dk + r * stride + i), rest);
-      store_partial(piece.dv + (key + r) * piece.dv_stride + i, load(dv + r * stride + i), rest);
+      store_some(piece.dk + (key + r) * piece.dk_stride + i, load(dk + r * stride + i), d - i);
+      store_some(piece.dv + (key + r) * piece.dv_stride + i, load(dv + r * stride + i), d - i);
     }
 }
 
 float dot(const float* a, const float* b, int64_t n) {
   Floats sums = zeros();
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int rest = int(smaller(kLanes, n - i));
-    sums = fma(load_partial(a + i, rest), load_partial(b + i, rest), sums);
-  }
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) sums = fma(load(a + i), load(b + i), sums);
+  if (i < n) sums = fma(load_partial(a + i, int(n - i)), load_partial(b + i, int(n - i)), sums);
   return sum(sums);
 }
 

@@ -27,7 +27,6 @@ struct CachedPiece {
 
 #ifdef PL_TARGET
 #include "cpu/attention_tiles.h"
-#include "cpu/vector_math.h"
 
 namespace polylora::cpu::PL_TARGET {
 namespace {
@@ -43,7 +42,6 @@ void attention_cached(const CachedPiece& piece) {
     largest_seen[h] = -__builtin_inff();
     total[h] = 0;
   }
-  std::memset(sums, 0, size_t(piece.heads * stride) * sizeof(float));
   for (int64_t first = 0; first < piece.keys; first += kBlock) {
     const int64_t keys = smaller(kBlock, piece.keys - first);
     for (int h = 0; h < piece.heads; ++h) {
@@ -57,7 +55,7 @@ void attention_cached(const CachedPiece& piece) {
         if (i < d)
           products =
               fma(load_partial(q + i, int(d - i)), load_partial(k + i, int(d - i)), products);
-        row[key] = sum(products) * piece.scale;
+        row[key] = sum(products) * (piece.scale * 1.44269504f);  // log2 e
       }
       for (int64_t key = keys; key < kBlock; ++key) row[key] = -__builtin_inff();
       Floats most = broadcast(largest_seen[h]);
@@ -66,24 +64,23 @@ void attention_cached(const CachedPiece& piece) {
       const Floats shift = broadcast(now);
       Floats block_total = zeros();
       for (int64_t i = 0; i < kBlock; i += kLanes) {
-        const Floats p = exp(load(row + i) - shift);
+        const Floats p = exp2_below_zero(load(row + i) - shift);
         store(row + i, p);
         block_total = block_total + p;
       }
-      factors[h] = exp(broadcast(largest_seen[h]) - shift)[0];
+      factors[h] = exp2_below_zero(broadcast(largest_seen[h]) - shift)[0];
       total[h] = total[h] * factors[h] + sum(block_total);
       largest_seen[h] = now;
     }
     accumulate(piece.heads,
-               {s, kBlock, 1, piece.v + first * piece.v_position, piece.v_position, keys, factors,
-                sums, stride},
+               {s, kBlock, 1, piece.v + first * piece.v_position, piece.v_position, keys,
+                first == 0, factors, sums, stride},
                d);
   }
   for (int h = 0; h < piece.heads; ++h) {
     const Floats over = broadcast(1.0f / total[h]);
     for (int64_t i = 0; i < d; i += kLanes)
-      store_partial(piece.o + h * piece.o_head + i, load(sums + h * stride + i) * over,
-                    int(smaller(kLanes, d - i)));
+      store_some(piece.o + h * piece.o_head + i, load(sums + h * stride + i) * over, d - i);
   }
 }
 

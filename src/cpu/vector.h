@@ -105,6 +105,17 @@ PL_INLINE void store_partial(float* p, Floats x, int n) {
 
 #endif
 
+// What is left of a row of `left` > 0 elements, kLanes at most.
+PL_INLINE Floats load_some(const float* p, int64_t left) {
+  return left >= kLanes ? load(p) : load_partial(p, int(left));
+}
+PL_INLINE void store_some(float* p, Floats x, int64_t left) {
+  if (left >= kLanes)
+    store(p, x);
+  else
+    store_partial(p, x, int(left));
+}
+
 // The upper half is folded onto the lower until one lane is left: a fixed tree.
 PL_INLINE float sum(Floats x) {
 #if defined(PL_TARGET_AVX512)

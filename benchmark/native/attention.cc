@@ -1,0 +1,122 @@
+// Attention's share of the multiply-add peak: attention [instruction set] [threads]
+#define PL_TARGET_FILE "../benchmark/native/attention.cc"
+#include "cpu/for_each_target.h"
+
+#ifdef PL_TARGET
+
+namespace polylora::cpu::PL_TARGET {
+namespace {
+
+// Twelve independent chains; returns the flops done.
+double multiply_adds(int64_t rounds, float* sink) {
+  Floats chains[12];
+  for (int i = 0; i < 12; ++i) chains[i] = broadcast(float(i));
+  const Floats a = broadcast(0.999f), b = broadcast(1e-3f);
+  for (int64_t round = 0; round < rounds; ++round)
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) chains[i] = fma(chains[i], a, b);
+  Floats total = zeros();
+  for (int i = 0; i < 12; ++i) total = total + chains[i];
+  *sink = sum(total);
+  return double(rounds) * 12 * kLanes * 2;
+}
+
+}  // namespace
+}  // namespace polylora::cpu::PL_TARGET
+
+#else
+
+#include <cmath>
+
+#include "measure.h"
+
+using namespace polylora;
+using namespace polylora::benchmark;
+
+int main(int count, char** arguments) {
+  const cpu::InstructionSet set = instruction_set_of(count, arguments);
+  const int threads = threads_of(count, arguments);
+  cpu::Pool pool(threads, set);
+  using namespace polylora::cpu;
+  std::vector<float> sinks(64);
+  const auto peak_of = [&] {
+    double flops = 0;
+    const double time = best_time(threads, [&] {
+      std::vector<double> done(static_cast<size_t>(threads));
+      pool.parallel(threads, [&](int64_t i, Worker&) {
+        done[size_t(i)] = PL_SELECT(pool, multiply_adds)(1 << 18, &sinks[size_t(i)]);
+      });
+      flops = 0;
+      for (double d : done) flops += d;
+    });
+    return flops / time;
+  };
+  std::printf("%s, %d threads, multiply-add peak %.1f GFLOP/s\n", instruction_set_name(set),
+              threads, peak_of() * 1e-9);
+  std::printf("%-34s %9s %7s %9s %7s\n", "", "forward", "", "backward", "");
+  struct Case {
+    int64_t sequences, length, heads, key_heads, d;
+  };
+  const Case cases[] = {{16, 50, 12, 12, 16}, {8, 64, 6, 6, 32},    {8, 256, 6, 6, 32},
+                        {8, 64, 14, 2, 64},   {4, 128, 14, 2, 64},  {2, 256, 14, 2, 64},
+                        {1, 512, 14, 2, 64},  {1, 1024, 14, 2, 64}, {8, 64, 32, 8, 128},
+                        {1, 512, 32, 8, 128}, {1, 1024, 8, 8, 128}, {1, 512, 8, 4, 256}};
+  for (const Case& c : cases) {
+    const int64_t total = c.sequences * c.length;
+    // As from one product for q, k and v.
+    const int64_t width = (c.heads + 2 * c.key_heads) * c.d;
+    Buffer qkv({total, width}), o({total, c.heads, c.d}), d_o({total, c.heads, c.d}),
+        lse({c.heads, total}), dqkv({total, width});
+    const auto part = [&](Buffer& buffer, int64_t first, int64_t heads) {
+      pl_tensor t = buffer.tensor();
+      t.data = static_cast<float*>(t.data) + first * c.d;
+      t.rank = 3;
+      t.shape[1] = heads;
+      t.shape[2] = c.d;
+      t.strides[1] = c.d;
+      t.strides[2] = 1;
+      return t;
+    };
+    std::vector<int32_t> bounds;
+    for (int64_t s = 0; s <= c.sequences; ++s) bounds.push_back(int32_t(s * c.length));
+    pl_attention_args args = {};
+    args.q = part(qkv, 0, c.heads);
+    args.k = part(qkv, c.heads, c.key_heads);
+    args.v = part(qkv, c.heads + c.key_heads, c.key_heads);
+    args.cu_seqlens = int_tensor(bounds);
+    args.scale = float(1 / std::sqrt(double(c.d)));
+    args.o = o.tensor();
+    args.lse = lse.tensor();
+    pl_attention_backward_args backward = {};
+    backward.q = args.q;
+    backward.k = args.k;
+    backward.v = args.v;
+    backward.o = args.o;
+    backward.lse = args.lse;
+    backward.d_o = d_o.tensor();
+    backward.cu_seqlens = args.cu_seqlens;
+    backward.scale = args.scale;
+    backward.dq = part(dqkv, 0, c.heads);
+    backward.dk = part(dqkv, c.heads, c.key_heads);
+    backward.dv = part(dqkv, c.heads + c.key_heads, c.key_heads);
+    std::vector<float> workspace;
+    const double peak = peak_of();
+    const double forward_time = best_time(
+        threads, [&] { execute(PL_OPERATION_attention, run_attention, pool, args, workspace); });
+    const double backward_time = best_time(threads, [&] {
+      execute(PL_OPERATION_attention_backward, run_attention_backward, pool, backward, workspace);
+    });
+    // Query-key pairs below and on the diagonal; 2 products forward, 7 in the two passes of the
+    // backward.
+    const double pairs =
+        double(c.sequences) * double(c.length) * double(c.length + 1) / 2 * double(c.heads);
+    const double forward = 2 * 2 * pairs * double(c.d), back = 7 * 2 * pairs * double(c.d);
+    std::printf("%3ld x %4ld, heads %2ld/%2ld of %3ld %6.0f us %6.1f%% %7.0f us %6.1f%%\n",
+                long(c.sequences), long(c.length), long(c.heads), long(c.key_heads), long(c.d),
+                forward_time * 1e6, 100 * forward / forward_time / peak, backward_time * 1e6,
+                100 * back / backward_time / peak);
+  }
+  return 0;
+}
+
+#endif
