@@ -1,18 +1,12 @@
 #include "cpu/product.h"
 
+#include <vector>
+
 #include "philox.h"
 
 namespace polylora::cpu {
 
 namespace {
-
-// The scratch of a task. Regular: one block of x, its panels, all of c. Streaming: all blocks of x,
-// one panel at a time with its c.
-constexpr int64_t kMostFloats =
-    kMostRows * kLead + kMostColumns * kBlock + kMostRows * kMostColumns;
-static_assert(kMostFloats * 4 <= int64_t(kScratchBytes),
-              "a task's blocks must fit a worker's scratch");
-static_assert(kBlock % kPanel == 0, "blocks of k in NN are whole panels");
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -28,214 +22,279 @@ Form form_of(const ProductKernels& kernels, const Segment& segment) {
   return kernels.multiply_pairs ? Form::pairs : Form::rounded;
 }
 
-// Elements of k in a block.
-int64_t block_step(Form form) { return form == Form::pairs ? 2 * kBlock : kBlock; }
+// What is multiplied at a time: `count` elements of k from one segment.
+struct Block {
+  const Segment* segment;
+  Form form;
+  int64_t k, count;
+  bool mask_after;
+  bool x_in_place;  // x is read where it lies
+};
 
-// How the rows and columns of y are cut into tasks.
+// Rows whose distance is close to a multiple of a page share few lines of the cache.
+bool conflicts(int64_t stride) { return (stride * 4 + 128) % 4096 < 256; }
+
+std::vector<Block> blocks_of(const ProductKernels& kernels, const Product& product) {
+  std::vector<Block> blocks;
+  for (int64_t s = 0; s < product.segment_count; ++s) {
+    const Segment& segment = product.segments[s];
+    const Form form = form_of(kernels, segment);
+    const int64_t step = form == Form::pairs ? 2 * kBlock : kBlock;
+    // Packing pays only if enough columns share it.
+    const bool in_place = form == Form::floats && !segment.mask_x &&
+                          product.columns <= 2 * kPanel && !conflicts(segment.x_stride);
+    for (int64_t k = 0; k < segment.k; k += step)
+      blocks.push_back({&segment, form, k, least(step, segment.k - k), false, in_place});
+    if (segment.mask_after && !blocks.empty()) blocks.back().mask_after = true;
+  }
+  return blocks;
+}
+
+// How the rows and columns of y are cut into tasks. In blocks: a block of x and its panels serve
+// all of a task, whose c waits in scratch. In panels: all blocks of x are there, and each panel is
+// multiplied from front to back.
 struct Plan {
   int64_t rows, columns;
-  bool streaming;
+  bool in_panels;
 };
+
+constexpr int64_t kPanelsFloats = kMostColumns / kPanel * kPanelStride;
+static_assert((kMostRows * kLead + kPanelsFloats + kMostRows * kMostColumns) * 4 <=
+                  int64_t(kScratchBytes),
+              "a task's blocks must fit a worker's scratch");
+static_assert(kBlock % kPanel == 0, "blocks of k in NN are whole panels");
 
 struct Task {
   const ProductKernels& kernels;
   const Product& product;
+  const std::vector<Block>& blocks;
   int64_t row, rows, column, columns;  // of y
   float* scratch;
 
-  // Blocks outside, panels inside: a packed block of x and packed panels serve all of the task.
-  void run_blocks() {
-    float* x = scratch;
-    float* panels = x + kMostRows * kLead;
-    float* c = panels + kMostColumns * kBlock;
-    bool first = true;
-    for (int64_t s = 0; s < product.segment_count; ++s) {
-      const Segment& segment = product.segments[s];
-      const Form form = form_of(kernels, segment);
-      const int64_t step = block_step(form);
-      for (int64_t k = 0; k < segment.k; k += step) {
-        const int64_t count = least(step, segment.k - k);
-        pack(segment, form, k, count, x);
-        for (int64_t j = 0; j < columns; j += kPanel)
-          multiply(segment, form, j, k, count, x, panels + j * kBlock, c + j * rows, first);
-        first = false;
-      }
-      if (segment.mask_after && !first)
-        for (int64_t i = 0; i < rows; ++i)
-          kernels.drop(*product.dropout, row + i, column, columns, c + i * kPanel, rows * kPanel);
-    }
-    for (int64_t j = 0; j < columns; j += kPanel) {
-      if (first) zero(c + j * rows);
-      finish(j, c + j * rows);
+  struct X {
+    const float* data;
+    int64_t step;
+  };
+
+  void run_in_blocks() {
+    float* x_scratch = scratch;
+    float* panels = x_scratch + kMostRows * kLead;
+    float* c = panels + kPanelsFloats;
+    for (const Block& block : blocks) {
+      const X x = pack(block, x_scratch);
+      pack_panels(block, 0, columns, panels);
+      for (int64_t j = 0; j < columns; j += kPanel)
+        multiply(block, j, x, panels + j / kPanel * kPanelStride, c + j * rows);
+      if (block.mask_after) mask(0, columns, c);
+      if (block.mask_after && &block == &blocks.back())
+        for (int64_t j = 0; j < columns; j += kPanel) finish(j, 0, rows, c + j * rows);
     }
   }
 
-  // Panels outside, blocks inside: every panel is read once from front to back and c stays small.
-  // For few rows, or a short k.
-  void run_panels() {
-    float* all = scratch;
-    float* at = all;
-    for (int64_t s = 0; s < product.segment_count; ++s) {
-      const Segment& segment = product.segments[s];
-      const Form form = form_of(kernels, segment);
-      const int64_t step = block_step(form);
-      for (int64_t k = 0; k < segment.k; k += step, at += rows * kLead)
-        pack(segment, form, k, least(step, segment.k - k), at);
-    }
-    float* panel = all + kMostRows * kLead;
-    float* c = panel + kPanel * kBlock;
+  void run_in_panels() {
+    float* panel = scratch + kMostRows * kLead;
+    float* c = panel + kPanelStride;
     for (int64_t j = 0; j < columns; j += kPanel) {
-      bool first = true;
-      const float* x = all;
-      for (int64_t s = 0; s < product.segment_count; ++s) {
-        const Segment& segment = product.segments[s];
-        const Form form = form_of(kernels, segment);
-        const int64_t step = block_step(form);
-        for (int64_t k = 0; k < segment.k; k += step, x += rows * kLead) {
-          multiply(segment, form, j, k, least(step, segment.k - k), x, panel, c, first);
-          first = false;
-        }
-        if (segment.mask_after && !first)
-          for (int64_t i = 0; i < rows; ++i)
-            kernels.drop(*product.dropout, row + i, column + j, least(kPanel, columns - j),
-                         c + i * kPanel, 0);
+      float* x_scratch = scratch;
+      for (const Block& block : blocks) {
+        X x = {x_scratch, kLead};
+        if (block.x_in_place || j == 0) x = pack(block, x_scratch);
+        if (!block.x_in_place) x_scratch += rows * kLead;
+        pack_panels(block, j, least(kPanel, columns - j), panel);
+        multiply(block, j, x, panel, c);
+        if (block.mask_after) mask(j, least(kPanel, columns - j), c);
+        if (block.mask_after && &block == &blocks.back()) finish(j, 0, rows, c);
       }
-      if (first) zero(c);
-      finish(j, c);
     }
   }
 
-  void pack(const Segment& segment, Form form, int64_t k, int64_t count, float* x) {
-    if (product.layout == PL_TN) {
-      kernels.pack(segment.x + k * segment.x_stride + row, segment.x_stride, count, rows, x);
-      return;
-    }
-    const float* from = segment.x + row * segment.x_stride + k;
-    if (form == Form::pairs)
-      kernels.pack_pairs(from, segment.x_stride, rows, count, x);
-    else if (form == Form::rounded)
-      kernels.pack_rounded(from, segment.x_stride, rows, count, x);
+  X pack(const Block& block, float* out) {
+    const Segment& segment = *block.segment;
+    const bool transposed = product.layout == PL_TN;
+    const float* from = transposed ? segment.x + block.k * segment.x_stride + row
+                                   : segment.x + row * segment.x_stride + block.k;
+    if (block.x_in_place) return {from, segment.x_stride};
+    if (transposed)
+      kernels.pack(from, segment.x_stride, block.count, rows, out);
+    else if (block.form == Form::pairs)
+      kernels.pack_pairs(from, segment.x_stride, rows, block.count, out);
+    else if (block.form == Form::rounded)
+      kernels.pack_rounded(from, segment.x_stride, rows, block.count, out);
     else
-      kernels.pack(from, segment.x_stride, rows, count, x);
+      kernels.pack(from, segment.x_stride, rows, block.count, out);
     if (segment.mask_x)
       for (int64_t i = 0; i < rows; ++i)
-        kernels.drop(*product.dropout, row + i, k, count, x + i * kLead, kPanel);
-    if (form == Form::widened && count % 2 == 1)
+        kernels.drop(*product.dropout, row + i, block.k, block.count, out + i * kLead, kPanel);
+    if (block.form == Form::widened && block.count % 2 == 1)
       for (int64_t i = 0; i < rows; ++i)
-        x[i * kLead + count] = 0;  // beside the zero that pads the panel
+        out[i * kLead + block.count] = 0;  // beside the zero that pads the panel
+    return {out, kLead};
   }
 
-  // c (+)= x times the panel of columns [j, j + kPanel), words of k from k on.
-  void multiply(const Segment& segment, Form form, int64_t j, int64_t k, int64_t count,
-                const float* x, float* panel_scratch, float* c, bool first) {
-    const int64_t width = least(kPanel, columns - j);
-    const Sum sum = first ? Sum::first : product.layout == PL_TN ? Sum::added : Sum::continued;
-    if (form == Form::widened && product.layout == PL_NT && rows <= 2 * kernels.tile_rows) {
-      const uint32_t* pairs = panel_pairs(*segment.weight, (column + j) / kPanel) + k / 2 * kPanel;
-      kernels.multiply_widened(sum, rows, width, count, x, reinterpret_cast<const float*>(pairs),
-                               c);
-      return;
-    }
-    const float* b = panel(segment, form, column + j, width, k, count, panel_scratch);
-    if (product.layout == PL_TN)
-      kernels.multiply_transposed(sum, rows, width, count, x, b, c);
-    else if (form == Form::pairs)
-      kernels.multiply_pairs(sum, rows, width, divide_up(count, 2), x, b, c);
-    else
-      kernels.multiply(sum, rows, width, form == Form::widened ? count + count % 2 : count, x, b,
-                       c);
+  // The weight's own panels serve as they are.
+  bool panel_in_place(const Block& block) const {
+    return block.segment->weight && product.layout == PL_NT &&
+           (block.form == Form::floats || block.form == Form::pairs || few_rows_widened(block));
+  }
+  bool few_rows_widened(const Block& block) const {
+    return block.form == Form::widened && product.layout == PL_NT && rows <= 2 * kernels.tile_rows;
+  }
+  // The rows of w serve as a panel: few rows of y would not repay a copy.
+  bool rows_in_place(const Block& block, int64_t width) const {
+    return !block.segment->weight && product.layout != PL_NT && !block.segment->mask_w &&
+           rows <= 2 * kernels.tile_rows && width % kernels.lanes == 0;
   }
 
-  // The words of the panel of `width` columns from `first` on, in place or packed into `out`.
-  const float* panel(const Segment& segment, Form form, int64_t first, int64_t width, int64_t k,
-                     int64_t count, float* out) {
+  // The panels of columns [j, j + width) into `out`, kPanelStride apart, unless they serve in
+  // place.
+  void pack_panels(const Block& block, int64_t j, int64_t width, float* out) {
+    if (panel_in_place(block)) return;
+    const Segment& segment = *block.segment;
+    const int64_t first = column + j;
     if (!segment.weight) {
       if (product.layout == PL_NT) {
-        kernels.panel_from_columns(segment.w + first * segment.w_stride + k, segment.w_stride,
-                                   count, width, out);
-      } else {
-        kernels.panel_from_rows(segment.w + k * segment.w_stride + first, segment.w_stride, count,
-                                width, out);
+        for (int64_t i = 0; i < width; i += kPanel)
+          kernels.panel_from_columns(segment.w + (first + i) * segment.w_stride + block.k,
+                                     segment.w_stride, block.count, least(kPanel, width - i),
+                                     out + i / kPanel * kPanelStride);
+      } else if (!rows_in_place(block, width)) {
+        kernels.panels_from_rows(segment.w + block.k * segment.w_stride + first, segment.w_stride,
+                                 block.count, width, out);
         if (segment.mask_w)
-          for (int64_t i = 0; i < count; ++i)
-            kernels.drop(*product.dropout, k + i, first, width, out + i * kPanel, kPanel);
+          for (int64_t i = 0; i < block.count; ++i)
+            kernels.drop(*product.dropout, block.k + i, first, width, out + i * kPanel,
+                         kPanelStride);
       }
-      return out;
+      return;
     }
     const pl_weight& weight = *segment.weight;
     if (product.layout == PL_NT) {
-      const int64_t at = first / kPanel;
-      if (form == Form::floats) return panel_floats(weight, at) + k * kPanel;
-      const uint32_t* pairs = panel_pairs(weight, at) + k / 2 * kPanel;
-      if (form == Form::pairs) return reinterpret_cast<const float*>(pairs);
-      kernels.widen(pairs, count, out);
-      return out;
+      for (int64_t i = 0; i < width; i += kPanel)
+        kernels.widen(panel_pairs(weight, (first + i) / kPanel) + block.k / 2 * kPanel, block.count,
+                      out + i / kPanel * kPanelStride);
+      return;
     }
     // NN: a panel of the weight holds its rows, here k, side by side.
     alignas(64) float wide[kPanel * kPanel];
-    for (int64_t i = 0; i < count; i += kPanel) {
-      const int64_t at = (k + i) / kPanel;
-      if (form == Form::pairs) {
-        kernels.transpose_pairs(panel_pairs(weight, at) + first / 2 * kPanel, width,
-                                out + i / 2 * kPanel);
-        continue;
+    for (int64_t k = 0; k < block.count; k += kPanel)
+      for (int64_t i = 0; i < width; i += kPanel) {
+        const int64_t from = (block.k + k) / kPanel, columns_here = least(kPanel, width - i);
+        float* to = out + i / kPanel * kPanelStride;
+        if (block.form == Form::pairs) {
+          kernels.transpose_pairs(panel_pairs(weight, from) + (first + i) / 2 * kPanel,
+                                  columns_here, to + k / 2 * kPanel);
+          continue;
+        }
+        const float* in = wide;
+        if (block.form == Form::floats)
+          in = panel_floats(weight, from) + (first + i) * kPanel;
+        else
+          kernels.widen(panel_pairs(weight, from) + (first + i) / 2 * kPanel, columns_here, wide);
+        const int64_t left =
+            block.count - k;  // rounded up, as the weight's rows beyond the last are zeros
+        kernels.panel_from_columns(in, kPanel, least(kPanel, left + left % 2), columns_here,
+                                   to + k * kPanel);
       }
-      const float* in = wide;
-      if (form == Form::floats)
-        in = panel_floats(weight, at) + first * kPanel;
-      else
-        kernels.widen(panel_pairs(weight, at) + first / 2 * kPanel, width, wide);
-      // The rows beyond the last are zeros.
-      kernels.panel_from_columns(in, kPanel, least(kPanel, count - i + (count - i) % 2), width,
-                                 out + i * kPanel);
+  }
+
+  // c (+)= x times the panel of columns [j, j + kPanel). After the last block, y is made from it a
+  // few rows at a time.
+  void multiply(const Block& block, int64_t j, X x, const float* packed, float* c) {
+    const int64_t width = least(kPanel, columns - j);
+    const bool last = &block == &blocks.back() && !block.mask_after;
+    if (!last) {
+      multiply_rows(block, j, width, 0, rows, x, packed, c);
+      return;
     }
-    return out;
+    const int64_t step = 4 * kernels.tile_rows;
+    for (int64_t i = 0; i < rows; i += step) {
+      multiply_rows(block, j, width, i, least(step, rows - i), x, packed, c);
+      finish(j, i, least(step, rows - i), c + i * kPanel);
+    }
   }
 
-  void zero(float* c) {
-    for (int64_t i = 0; i < rows * kPanel; ++i) c[i] = 0;
+  void multiply_rows(const Block& block, int64_t j, int64_t width, int64_t i, int64_t count, X x,
+                     const float* packed, float* c) {
+    const Segment& segment = *block.segment;
+    const bool transposed = product.layout == PL_TN;
+    const Sum sum = &block == &blocks.front() ? Sum::first
+                    : transposed              ? Sum::added
+                                              : Sum::continued;
+    const float* a = x.data + (transposed ? i : i * x.step);
+    const float* b = packed;
+    int64_t b_step = kPanel;
+    if (panel_in_place(block)) {
+      const int64_t at = (column + j) / kPanel;
+      b = block.form == Form::floats ? panel_floats(*segment.weight, at) + block.k * kPanel
+                                     : reinterpret_cast<const float*>(
+                                           panel_pairs(*segment.weight, at) + block.k / 2 * kPanel);
+    } else if (rows_in_place(block, width)) {
+      b = segment.w + block.k * segment.w_stride + column + j;
+      b_step = segment.w_stride;
+    }
+    c += i * kPanel;
+    if (block.form == Form::pairs)
+      kernels.multiply_pairs(sum, count, width, divide_up(block.count, 2), a, b, c);
+    else if (few_rows_widened(block))
+      kernels.multiply_widened(sum, count, width, block.count, a, b, c);
+    else if (transposed)
+      kernels.multiply_transposed(sum, count, width, block.count, a, x.step, b, b_step, c);
+    else
+      kernels.multiply(sum, count, width,
+                       block.form == Form::widened ? block.count + block.count % 2 : block.count, a,
+                       x.step, b, b_step, c);
   }
 
-  void finish(int64_t j, const float* c) {
+  void mask(int64_t j, int64_t width, float* c) {
+    for (int64_t i = 0; i < rows; ++i)
+      kernels.drop(*product.dropout, row + i, column + j, width, c + i * kPanel, rows * kPanel);
+  }
+
+  // Rows [i, i + count) of y, columns [j, j + kPanel), from c[count][kPanel].
+  void finish(int64_t j, int64_t i, int64_t count, const float* c) {
     const int64_t at = column + j;
-    kernels.finish(
-        c, rows, least(kPanel, columns - j), product.scale ? product.scale + at : nullptr,
-        product.bias ? product.bias + at : nullptr,
-        product.residual ? product.residual + row * product.residual_stride + at : nullptr,
-        product.residual_stride, product.y + row * product.y_stride + at, product.y_stride);
+    const float* residual = product.residual;
+    if (residual) residual += (row + i) * product.residual_stride + at;
+    kernels.finish(c, count, least(kPanel, columns - j),
+                   product.scale ? product.scale + at : nullptr,
+                   product.bias ? product.bias + at : nullptr, residual, product.residual_stride,
+                   product.y + (row + i) * product.y_stride + at, product.y_stride);
   }
 };
 
 // Cuts so that the estimated time is least. The unit of time is one multiplication of a word by 16
 // columns; what packing and finishing take beside was measured.
-Plan plan_of(const ProductKernels& kernels, const Product& product, int threads) {
-  int64_t blocks = 0;
-  double words = 0, panel_cost = 0;
-  for (int64_t s = 0; s < product.segment_count; ++s) {
-    const Segment& segment = product.segments[s];
-    const Form form = form_of(kernels, segment);
-    blocks += divide_up(segment.k, block_step(form));
-    const double here = double(segment.k) / (form == Form::pairs ? 2 : 1);
+Plan plan_of(const ProductKernels& kernels, const Product& product,
+             const std::vector<Block>& blocks, int threads) {
+  int64_t packed_blocks = 0;
+  double words = 0, packed_words = 0, panel_cost = 0;
+  for (const Block& block : blocks) {
+    const double here = double(block.count) / (block.form == Form::pairs ? 2 : 1);
     words += here;
-    const bool in_place = segment.weight && product.layout == PL_NT;
+    if (!block.x_in_place) {
+      packed_blocks += 1;
+      packed_words += here;
+    }
+    const bool in_place = block.segment->weight && product.layout == PL_NT;
     panel_cost +=
-        here * (in_place ? (form == Form::widened || form == Form::rounded ? 0.45 : 0.1) : 0.6);
+        here * (in_place ? (block.form == Form::widened || block.form == Form::rounded ? 0.45 : 0.1)
+                         : 0.6);
   }
   Plan best = {};
   double best_cost = 0;
-  for (const bool streaming : {false, true}) {
+  for (const bool in_panels : {false, true}) {
     int64_t row_limit = kMostRows;
-    if (product.layout == PL_TN)
-      row_limit = kLead - 16;  // rows are what the packed x has side by side
-    if (streaming)
-      row_limit = product.layout == PL_TN ? 0 : least(row_limit, kMostRows / most(blocks, 1));
-    if (row_limit < least(product.rows, streaming ? 1 : kernels.tile_rows)) continue;
+    if (product.layout == PL_TN) row_limit = kLead - 16;  // a packed x has them side by side
+    if (in_panels)
+      row_limit =
+          product.layout == PL_TN ? 0 : least(row_limit, kMostRows / most(packed_blocks, 1));
+    if (row_limit < least(product.rows, in_panels ? 1 : kernels.tile_rows)) continue;
     const int64_t column_limit =
-        streaming ? divide_up(product.columns, kPanel) * kPanel : kMostColumns;
+        in_panels ? divide_up(product.columns, kPanel) * kPanel : kMostColumns;
     const int64_t fewest_rows = divide_up(product.rows, row_limit);
     const int64_t fewest_columns = divide_up(product.columns, column_limit);
     int64_t last_rows = 0;
-    for (int64_t row_cut = fewest_rows; row_cut < fewest_rows + 8; ++row_cut) {
+    for (int64_t row_cut = fewest_rows; row_cut < fewest_rows + 16; ++row_cut) {
       int64_t rows = divide_up(product.rows, row_cut);
       if (row_cut > 1)
         rows = least(divide_up(rows, kernels.tile_rows) * kernels.tile_rows, row_limit);
@@ -249,16 +308,17 @@ Plan plan_of(const ProductKernels& kernels, const Product& product, int threads)
         last_columns = columns;
         const int64_t tasks = divide_up(product.rows, rows) * divide_up(product.columns, columns);
         const double r = double(rows), c = double(least(columns, product.columns));
-        const double cost = r * c * words / 16 + r * words * 0.35 + c * panel_cost +
-                            r * c * (streaming ? 0.2 : 0.2 + 0.1 * double(blocks)) + 1000;
+        const double cost = r * c * words / 16 + r * packed_words * 0.35 + c * panel_cost +
+                            r * c * (in_panels ? 0.15 : 0.15 + 0.1 * double(blocks.size())) + 500;
         // The last round is rarely full.
         const double total = cost * (double(divide_up(tasks, threads)) + (threads > 1 ? 0.2 : 0));
         if (best_cost == 0 || total < best_cost) {
           best_cost = total;
-          best = {rows, columns, streaming};
+          best = {rows, columns, in_panels};
         }
         if (columns <= kPanel) break;
       }
+      if (rows <= kernels.tile_rows) break;
     }
   }
   return best;
@@ -283,7 +343,12 @@ Dropout read_dropout(const pl_dropout& dropout) {
 void run_product(Pool& pool, const Product& product) {
   if (product.rows == 0 || product.columns == 0) return;
   const ProductKernels& kernels = product_kernels(pool.instruction_set());
-  const Plan plan = plan_of(kernels, product, pool.threads());
+  std::vector<Block> blocks = blocks_of(kernels, product);
+  // The sum of nothing is a block without elements.
+  Segment nothing = {};
+  nothing.x = nothing.w = product.y;
+  if (blocks.empty()) blocks.push_back({&nothing, Form::floats, 0, 0, false, true});
+  const Plan plan = plan_of(kernels, product, blocks, pool.threads());
   const int64_t row_tasks = divide_up(product.rows, plan.rows);
   const int64_t column_tasks = divide_up(product.columns, plan.columns);
   // Tasks of the same columns follow one another: their part of the weight stays in a shared cache.
@@ -291,15 +356,16 @@ void run_product(Pool& pool, const Product& product) {
     const int64_t row = index % row_tasks * plan.rows, column = index / row_tasks * plan.columns;
     Task task{kernels,
               product,
+              blocks,
               row,
               least(plan.rows, product.rows - row),
               column,
               least(plan.columns, product.columns - column),
               worker.scratch_floats()};
-    if (plan.streaming)
-      task.run_panels();
+    if (plan.in_panels)
+      task.run_in_panels();
     else
-      task.run_blocks();
+      task.run_in_blocks();
   });
 }
 

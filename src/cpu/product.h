@@ -17,10 +17,13 @@
 namespace polylora::cpu {
 
 // A step of k is one float, or a pair of bf16, in the packed operands: a "word" of four bytes.
-constexpr int64_t kBlock = 256;     // words of k in a packed block
-constexpr int64_t kLead = 272;      // words between the rows of a packed x: no multiple of a page
-constexpr int64_t kMostRows = 384;  // rows of y in a task
-constexpr int64_t kMostColumns = 384;  // columns of y in a task
+constexpr int64_t kBlock = 256;                         // words of k in a packed block
+constexpr int64_t kLead = 272;                          // words between the rows of a packed x
+constexpr int64_t kPanelStride = kBlock * kPanel + 64;  // words between packed panels
+constexpr int64_t kMostRows = 384;                      // rows of y in a task
+constexpr int64_t kMostColumns = 384;                   // columns of y in a task
+static_assert(kLead % 1024 != 0 && kPanelStride % 1024 != 0,
+              "rows a page apart would share few lines of the cache");
 
 // Dropout of consecutive rows, read from device memory.
 struct Dropout {
@@ -39,17 +42,22 @@ enum class Sum : int {
 
 // The vectorised parts, one set of functions an instruction set. Panels are [k][kPanel] words.
 struct ProductKernels {
+  int lanes;
   int tile_rows;  // rows of y that are computed together
 
-  // c[rows][kPanel] (columns of it) from a[rows][kLead] or, transposed, a[k][kLead], and a panel b.
+  // c[rows][kPanel] (`columns` of it) from a[rows][k] with a_step between its rows, and b[k] with
+  // b_step from one vector of columns to the next; b is read in whole vectors.
   void (*multiply)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
-                   const float* b, float* c);
+                   int64_t a_step, const float* b, int64_t b_step, float* c);
+  // The same from a[k][rows].
   void (*multiply_transposed)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
-                              const float* b, float* c);
-  // The panel holds pairs of bf16, a floats; an odd k is rounded up, so a needs a zero there.
+                              int64_t a_step, const float* b, int64_t b_step, float* c);
+  // From a[rows][kLead] and a panel that holds pairs of bf16; an odd k is rounded up, so a needs a
+  // zero there.
   void (*multiply_widened)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                            const float* b, float* c);
-  // Pairs of bf16 in a and b, k counts pairs; null where the processor cannot.
+  // From a[rows][kLead] and a panel, both of pairs of bf16 that k counts; null where the processor
+  // cannot.
   void (*multiply_pairs)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                          const float* b, float* c);
 
@@ -59,9 +67,9 @@ struct ProductKernels {
   void (*pack_rounded)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
   void (*pack_pairs)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
 
-  // A panel from w[k][columns] or, transposed, w[columns][k]; the columns that are missing become
-  // 0.
-  void (*panel_from_rows)(const float* w, int64_t stride, int64_t k, int64_t columns, float* out);
+  // Panels, kPanelStride apart, from w[k][columns]; the columns missing in the last become 0.
+  void (*panels_from_rows)(const float* w, int64_t stride, int64_t k, int64_t columns, float* out);
+  // A panel from w[columns][k].
   void (*panel_from_columns)(const float* w, int64_t stride, int64_t k, int64_t columns,
                              float* out);
   // `columns` columns, the first one even, of a bf16 panel as floats; an odd count is rounded up.

@@ -25,7 +25,7 @@ namespace {
 
 struct PairStep {
   static constexpr int kWords = 1;
-  PL_INLINE Floats a(const float* a, int, int64_t) { return broadcast_word(a); }
+  PL_INLINE Floats a(const float* a) { return broadcast_word(a); }
   PL_INLINE Floats b(const float* b, int) { return load(b); }
   PL_INLINE Floats add(Floats a, Floats b, Floats sum) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
@@ -39,7 +39,7 @@ struct PairStep {
 
 static void multiply_pairs(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                            const float* b, float* c) {
-  multiply_panel<PairStep, kLead, 1>(sum, rows, columns, k, a, b, c);
+  multiply_panel<PairStep, Walk::rows>(sum, rows, columns, k, a, kLead, b, kPanel, c);
 }
 
 static void pack_pairs(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out) {

@@ -13,18 +13,18 @@ namespace polylora::cpu::PL_TARGET {
 namespace {
 
 static void multiply(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
-                     const float* b, float* c) {
-  multiply_panel<FloatStep, kLead, 1>(sum, rows, columns, k, a, b, c);
+                     int64_t a_step, const float* b, int64_t b_step, float* c) {
+  multiply_panel<FloatStep, Walk::rows>(sum, rows, columns, k, a, a_step, b, b_step, c);
 }
 
 static void multiply_transposed(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
-                                const float* b, float* c) {
-  multiply_panel<FloatStep, 1, kLead>(sum, rows, columns, k, a, b, c);
+                                int64_t a_step, const float* b, int64_t b_step, float* c) {
+  multiply_panel<FloatStep, Walk::columns>(sum, rows, columns, k, a, a_step, b, b_step, c);
 }
 
 static void multiply_widened(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                              const float* b, float* c) {
-  multiply_panel<WideningStep, kLead, 1>(sum, rows, columns, (k + 1) / 2, a, b, c);
+  multiply_panel<WideningStep, Walk::rows>(sum, rows, columns, (k + 1) / 2, a, kLead, b, kPanel, c);
 }
 
 static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out) {
@@ -57,16 +57,20 @@ static void pack_rounded(const float* x, int64_t stride, int64_t rows, int64_t c
   }
 }
 
-static void panel_from_rows(const float* w, int64_t stride, int64_t k, int64_t columns,
-                            float* out) {
-  for (; k > 0; --k, w += stride, out += kPanel) {
-    for (int64_t i = 0; i < kPanel; i += kLanes) {
-      if (i + kLanes <= columns)
-        store(out + i, load(w + i));
-      else
-        store(out + i, i < columns ? load_partial(w + i, int(columns - i)) : zeros());
+static void panels_from_rows(const float* w, int64_t stride, int64_t k, int64_t columns,
+                             float* out) {
+  for (; k > 0; --k, w += stride, out += kPanel)
+    for (int64_t j = 0; j < columns; j += kPanel) {
+      float* to = out + j / kPanel * kPanelStride;
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kPanel; i += kLanes) {
+        const int64_t left = columns - j - i;
+        if (left >= kLanes)
+          store(to + i, load(w + j + i));
+        else
+          store(to + i, left > 0 ? load_partial(w + j + i, int(left)) : zeros());
+      }
     }
-  }
 }
 
 static void panel_from_columns(const float* w, int64_t stride, int64_t k, int64_t columns,
@@ -163,9 +167,9 @@ static void finish(const float* c, int64_t rows, int64_t columns, const float* s
 }
 
 constexpr ProductKernels kProductKernels = {
-    kTileRows,    multiply, multiply_transposed, multiply_widened,   nullptr, pack,
-    pack_rounded, nullptr,  panel_from_rows,     panel_from_columns, widen,   nullptr,
-    drop,         finish};
+    kLanes,  kTileRows,    multiply, multiply_transposed, multiply_widened,   nullptr,
+    pack,    pack_rounded, nullptr,  panels_from_rows,    panel_from_columns, widen,
+    nullptr, drop,         finish};
 
 }  // namespace
 }  // namespace polylora::cpu::PL_TARGET
