@@ -133,6 +133,7 @@ void Environment::settle_with_status(void* promise, const pl_status* status) {
 }
 
 void Environment::drain() {
+  report_memory();
   Promise* promise;
   {
     std::lock_guard<std::mutex> lock(settled_mutex_);
@@ -180,10 +181,18 @@ void Environment::abandon(Promise* promise) {
   if (--outstanding_ == 0) napi_unref_threadsafe_function(env_, wake_);
 }
 
+void Environment::report_memory_later() {
+  constexpr int64_t kWorthReporting = int64_t(1) << 20;
+  if (will_report_ || (memory_change_ < kWorthReporting && memory_change_ > -kWorthReporting))
+    return;
+  will_report_ = napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking) == napi_ok;
+}
+
 void Environment::report_memory() {
-  if (memory_change_ == 0) return;
+  will_report_ = false;
   int64_t total;
-  if (napi_adjust_external_memory(env_, memory_change_, &total) == napi_ok) memory_change_ = 0;
+  if (memory_change_ != 0 && napi_adjust_external_memory(env_, memory_change_, &total) == napi_ok)
+    memory_change_ = 0;
 }
 
 void Environment::close_stream(const pl_device_table* table, pl_stream* stream, Promise* promise) {

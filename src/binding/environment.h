@@ -69,9 +69,11 @@ class Environment : public std::enable_shared_from_this<Environment> {
   // rejected now.
   void abandon(Promise* promise);
 
-  // Counts memory outside of V8's heap; told to V8 by report_memory.
+  // Counts memory outside of V8's heap. V8 is told at the next turn of the event loop: what comes
+  // and goes within a turn is no reason to collect garbage, and a training step would make V8 do so
+  // all the time.
   void count_memory(int64_t change) { memory_change_ += change; }
-  void report_memory();
+  void report_memory_later();
 
   // Closes a stream on a thread of its own, then settles `promise` if there is one.
   void close_stream(const pl_device_table* table, pl_stream* stream, Promise* promise);
@@ -95,6 +97,7 @@ class Environment : public std::enable_shared_from_this<Environment> {
   void add(Promise* promise, napi_value* result);
   void settle_promise(Promise* promise);
   void drain();
+  void report_memory();
   void tear_down();
 
   struct Closer {
@@ -110,6 +113,7 @@ class Environment : public std::enable_shared_from_this<Environment> {
   std::unique_ptr<const Schemas> schemas_;
   uint64_t outstanding_ = 0;
   int64_t memory_change_ = 0;
+  bool will_report_ = false;
   std::list<Closer> closers_;
   std::set<Device*> devices_;
   std::vector<Promise*> abandoned_;

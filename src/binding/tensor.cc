@@ -68,7 +68,7 @@ void read_bytes(Call& call, napi_value value, const void** data, size_t* bytes) 
   *bytes = length;
 }
 
-// Holds the buffer that the stream writes to, and the tensor it reads from.
+// Holds the buffer that the stream writes to. The tensor may go: its memory is released in stream order.
 struct ReadPromise final : Promise {
   napi_value value(napi_env env) override {
     napi_value result;
@@ -77,7 +77,7 @@ struct ReadPromise final : Promise {
     buffer = nullptr;
     return result;
   }
-  std::shared_ptr<Storage> storage;
+  std::shared_ptr<Device> device;
   napi_ref buffer = nullptr;
   napi_env env = nullptr;
   ~ReadPromise() override {
@@ -146,7 +146,7 @@ napi_value allocate(Call& call) {
     handle->view.strides[i] = stride;
     stride *= int64_t(bytes == 0 ? 1 : shape[i]);
   }
-  call.environment.report_memory();
+  call.environment.report_memory_later();
   return wrap(call.env, std::move(handle));
 }
 
@@ -201,7 +201,7 @@ napi_value view(Call& call) {
 napi_value dispose_tensor(Call& call) {
   TensorHandle& tensor = unwrap<TensorHandle>(call.env, call[0], "tensor");
   tensor.storage.reset();
-  call.environment.report_memory();
+  call.environment.report_memory_later();
   return call.undefined();
 }
 
@@ -226,15 +226,15 @@ napi_value read_tensor(Call& call) {
   tensor.check_alive("tensor");
   check_contiguous(tensor.view, "read");
   const pl_tensor source = tensor.view;
-  const std::shared_ptr<Storage> storage = tensor.storage;
+  const std::shared_ptr<Device> owner = tensor.storage->device();
   const uint64_t bytes = element_count(source) * dtype_bytes(source.dtype);
   void* data = nullptr;
   napi_value buffer = call.environment.new_array_buffer(call.env, bytes, &data);
   auto read = std::make_unique<ReadPromise>();
-  read->storage = storage;
+  read->device = owner;
   read->env = call.env;
   check(call.env, napi_create_reference(call.env, buffer, 1, &read->buffer));
-  Device& device = *storage->device();
+  Device& device = *owner;
   napi_value result;
   Promise* promise = call.environment.expect(std::move(read), &result);
   pl_status status = device.table().copy_to_host(device.stream(), data, source.data, bytes);

@@ -36,14 +36,14 @@ napi_value create_weight(Call& call) {
   options.compute = read_dtype(env, property(env, call[1], "compute"), "compute");
   auto handle = std::make_unique<WeightHandle>();
   handle->weight = std::make_shared<Weight>(device, options);
-  call.environment.report_memory();
+  call.environment.report_memory_later();
   return wrap(env, std::move(handle));
 }
 
 napi_value dispose_weight(Call& call) {
   WeightHandle& weight = unwrap<WeightHandle>(call.env, call[0], "weight");
   weight.weight.reset();
-  call.environment.report_memory();
+  call.environment.report_memory_later();
   return call.undefined();
 }
 

@@ -23,7 +23,7 @@
 namespace polylora::cpu {
 namespace {
 
-constexpr uint64_t kQueueCapacity = uint64_t(1) << 20;
+constexpr uint64_t kQueueCapacity = uint64_t(1) << 18;
 constexpr int kMostThreads = 1024;
 constexpr uint64_t kMapped = uint64_t(128) << 10;  // host copies from this size on bypass malloc
 
