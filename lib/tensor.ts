@@ -177,7 +177,10 @@ export class Tensor {
 
   /** A contiguous copy. */
   clone(dtype: DType = this.dtype): Tensor {
-    return Tensor.empty(this.device, this.shape, dtype).copyFrom(this)
+    const source = this.native
+    const copy = Tensor.empty(this.device, this.shape, dtype)
+    this.device.run('copy', { x: source, y: copy.native })
+    return copy
   }
 
   fill(value: number): this {

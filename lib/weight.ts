@@ -1,5 +1,5 @@
 import type { Device } from './device.js'
-import { DisposedError } from './errors.js'
+import { DisposedError, ShapeError } from './errors.js'
 import { loadNative, type NativeWeight } from './native.js'
 import { Tensor } from './tensor.js'
 
@@ -59,6 +59,11 @@ export class Weight {
 
   /** A copy of rows rowBegin … rowBegin + n, exactly as stored (bf16 storage widens to f32). */
   read(rowBegin = 0, n = this.rows - rowBegin, dtype: 'f32' | 'bf16' = 'f32'): Tensor {
+    if (!(rowBegin >= 0 && n >= 0 && rowBegin + n <= this.rows))
+      throw new ShapeError(
+        `rows ${String(rowBegin)} … ${String(rowBegin + n)} do not lie within ${this.toString()}`,
+      )
+    void this.native
     return this.readInto(Tensor.empty(this.device, [n, this.columns], dtype), rowBegin)
   }
 

@@ -27,6 +27,13 @@ void check_contiguous(const pl_tensor& tensor, const char* doing) {
                                " is not contiguous; only contiguous tensors can be " + doing);
 }
 
+// Devices know no rank 0: a tensor without dimensions goes to them as one of shape [1].
+void complete_scalar(pl_tensor* tensor) {
+  if (tensor->rank != 0) return;
+  tensor->rank = 1;
+  tensor->shape[0] = tensor->strides[0] = 1;
+}
+
 // The bytes of a typed array or DataView. They stay where they are only until JavaScript runs
 // again.
 void read_bytes(Call& call, napi_value value, const void** data, size_t* bytes) {
@@ -68,7 +75,8 @@ void read_bytes(Call& call, napi_value value, const void** data, size_t* bytes) 
   *bytes = length;
 }
 
-// Holds the buffer that the stream writes to. The tensor may go: its memory is released in stream order.
+// Holds the buffer that the stream writes to. The tensor may go: its memory is released in stream
+// order.
 struct ReadPromise final : Promise {
   napi_value value(napi_env env) override {
     napi_value result;
@@ -146,6 +154,7 @@ napi_value allocate(Call& call) {
     handle->view.strides[i] = stride;
     stride *= int64_t(bytes == 0 ? 1 : shape[i]);
   }
+  complete_scalar(&handle->view);
   call.environment.report_memory_later();
   return wrap(call.env, std::move(handle));
 }
@@ -195,6 +204,7 @@ napi_value view(Call& call) {
     handle->view.shape[i] = int64_t(shape[i]);
     handle->view.strides[i] = int64_t(strides[i]);
   }
+  complete_scalar(&handle->view);
   return wrap(call.env, std::move(handle));
 }
 
