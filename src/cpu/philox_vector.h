@@ -28,27 +28,10 @@ PL_INLINE void multiply_wide(Ints x, uint32_t multiplier, Ints* low, Ints* high)
 #endif
 }
 
-// The 16 bits of the 8 * kLanes columns from 8 * group on.
-PL_INLINE void dropout_draws(const Dropout& dropout, int64_t row, int64_t group, uint16_t* draws) {
-  // Lanes of 128 bits are transposed each by itself below: lane 4q + j has group kLanes/4 * j + q.
-  Ints x;
-  for (int i = 0; i < kLanes; ++i) x[i] = i % 4 * (kLanes / 4) + i / 4;
-  x = x + broadcast(int32_t((dropout.module << 16) | uint32_t(group)));
-  Ints y = broadcast(dropout.position[row]), z = broadcast(dropout.sample[row]);
-  Ints w = broadcast(int32_t(dropout.step));
-  uint32_t key0 = dropout.key0, key1 = dropout.key1;
-#pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {
-    Ints low0, high0, low1, high1;
-    multiply_wide(x, kPhiloxMultiplier0, &low0, &high0);
-    multiply_wide(z, kPhiloxMultiplier1, &low1, &high1);
-    x = high1 ^ y ^ broadcast(int32_t(key0));
-    z = high0 ^ w ^ broadcast(int32_t(key1));
-    y = low1;
-    w = low0;
-    key0 += kPhiloxWeyl0;
-    key1 += kPhiloxWeyl1;
-  }
+constexpr int kDraws = 8 * kLanes;  // that one vector of counters gives
+
+// The 16 bits of a group's 8 columns from the 4 words of its lane, in the order of the groups.
+PL_INLINE void store_draws(Ints x, Ints y, Ints z, Ints w, uint16_t* draws) {
   int32_t* out = reinterpret_cast<int32_t*>(draws);
 #if defined(PL_TARGET_AVX512)
   const __m512i xy0 = _mm512_maskz_unpacklo_epi32(0xffff, (__m512i)x, (__m512i)y);
@@ -81,6 +64,27 @@ PL_INLINE void dropout_draws(const Dropout& dropout, int64_t row, int64_t group,
   }
   (void)out;
 #endif
+}
+
+// The 16 bits of kDraws columns from 8 * group on.
+PL_INLINE void dropout_draws(const Dropout& dropout, int64_t row, int64_t group, uint16_t* draws) {
+  // store_draws transposes each 128 bits by themselves: lane 4q + j has group kLanes/4 * j + q.
+  Ints x;
+  for (int i = 0; i < kLanes; ++i) x[i] = i % 4 * (kLanes / 4) + i / 4;
+  x = x + broadcast(int32_t((dropout.module << 16) | uint32_t(group)));
+  Ints y = broadcast(dropout.position[row]), z = broadcast(dropout.sample[row]);
+  Ints w = broadcast(int32_t(dropout.step));
+#pragma GCC unroll 10
+  for (int round = 0; round < 10; ++round) {
+    Ints low0, high0, low1, high1;
+    multiply_wide(x, kPhiloxMultiplier0, &low0, &high0);
+    multiply_wide(z, kPhiloxMultiplier1, &low1, &high1);
+    x = high1 ^ y ^ broadcast(int32_t(dropout.keys[round][0]));
+    z = high0 ^ w ^ broadcast(int32_t(dropout.keys[round][1]));
+    y = low1;
+    w = low0;
+  }
+  store_draws(x, y, z, w, draws);
 }
 
 }  // namespace

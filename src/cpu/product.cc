@@ -31,9 +31,6 @@ struct Block {
   bool x_in_place;  // x is read where it lies
 };
 
-// Rows whose distance is close to a multiple of a page share few lines of the cache.
-bool conflicts(int64_t stride) { return (stride * 4 + 128) % 4096 < 256; }
-
 std::vector<Block> blocks_of(const ProductKernels& kernels, const Product& product) {
   std::vector<Block> blocks;
   for (int64_t s = 0; s < product.segment_count; ++s) {
@@ -42,7 +39,7 @@ std::vector<Block> blocks_of(const ProductKernels& kernels, const Product& produ
     const int64_t step = form == Form::pairs ? 2 * kBlock : kBlock;
     // Packing pays only if enough columns share it.
     const bool in_place = form == Form::floats && !segment.mask_x &&
-                          product.columns <= 2 * kPanel && !conflicts(segment.x_stride);
+                          product.columns <= 4 * kPanel && !shares_cache_lines(segment.x_stride);
     for (int64_t k = 0; k < segment.k; k += step)
       blocks.push_back({&segment, form, k, least(step, segment.k - k), false, in_place});
     if (segment.mask_after && !blocks.empty()) blocks.back().mask_after = true;
@@ -333,8 +330,10 @@ Dropout read_dropout(const pl_dropout& dropout) {
   out.position = static_cast<const int32_t*>(dropout.row_position.data);
   out.step = uint32_t(*static_cast<const int32_t*>(dropout.step.data));
   out.module = dropout.module;
-  out.key0 = uint32_t(dropout.seed);
-  out.key1 = uint32_t(dropout.seed >> 32);
+  for (uint32_t round = 0; round < 10; ++round) {
+    out.keys[round][0] = uint32_t(dropout.seed) + round * kPhiloxWeyl0;
+    out.keys[round][1] = uint32_t(dropout.seed >> 32) + round * kPhiloxWeyl1;
+  }
   out.threshold = dropout_threshold(dropout.probability);
   out.scale = dropout_scale(dropout.probability);
   return out;

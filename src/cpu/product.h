@@ -25,12 +25,16 @@ constexpr int64_t kMostColumns = 384;                   // columns of y in a tas
 static_assert(kLead % 1024 != 0 && kPanelStride % 1024 != 0,
               "rows a page apart would share few lines of the cache");
 
+// Rows whose distance is close to a multiple of a page compete for few lines of the cache.
+inline bool shares_cache_lines(int64_t stride) { return (stride * 4 + 128) % 4096 < 256; }
+
 // Dropout of consecutive rows, read from device memory.
 struct Dropout {
   const int32_t* sample;
   const int32_t* position;
-  uint32_t step, module, key0, key1, threshold;
-  float scale;  // of what is kept
+  uint32_t step, module, threshold;
+  uint32_t keys[10][2];  // of Philox's rounds
+  float scale;           // of what is kept
 };
 Dropout read_dropout(const pl_dropout& dropout);
 

@@ -18,7 +18,7 @@
 #include "cpu/vector.h"
 // The order matters: the next two use what the first defines.
 #include "cpu/product_tile.h"
-#include "cpu/transpose.h"
+#include "cpu/transpose_square.h"
 
 namespace polylora::cpu::PL_TARGET {
 namespace {

@@ -7,7 +7,7 @@
 #ifdef PL_TARGET
 #include "cpu/philox_vector.h"
 #include "cpu/product_tile.h"
-#include "cpu/transpose.h"
+#include "cpu/transpose_square.h"
 
 namespace polylora::cpu::PL_TARGET {
 namespace {
@@ -126,19 +126,23 @@ PL_INLINE Ints load_draws(const uint16_t* draws) {
 
 static void drop(const Dropout& dropout, int64_t row, int64_t column, int64_t columns, float* data,
                  int64_t panel_stride) {
-  uint16_t draws[8 * kLanes];
+  uint16_t draws[kDraws];
   const Ints threshold = broadcast(int32_t(dropout.threshold));
   const Floats scale = broadcast(dropout.scale);
-  for (int64_t first = 0; first < columns; first += 8 * kLanes) {
+  for (int64_t first = 0; first < columns; first += kDraws) {
+    const int64_t stop = columns - first < kDraws ? columns - first : kDraws;
     dropout_draws(dropout, row, (column + first) / 8, draws);
-    const int64_t stop = columns - first < 8 * kLanes ? columns - first : 8 * kLanes;
-    for (int64_t j = 0; j < stop; j += kLanes) {
-      const Floats factor = select(load_draws(draws + j) < threshold, zeros(), scale);
-      float* at = data + (first + j) / kPanel * panel_stride + (first + j) % kPanel;
-      if (stop - j >= kLanes)
-        store(at, load(at) * factor);
-      else
-        store_partial(at, load_partial(at, int(stop - j)) * factor, int(stop - j));
+    for (int64_t panel = 0; panel < stop; panel += kPanel) {
+      float* at = data + (first + panel) / kPanel * panel_stride;
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kPanel; i += kLanes) {
+        const Floats factor = select(load_draws(draws + panel + i) < threshold, zeros(), scale);
+        const int64_t left = stop - panel - i;
+        if (left >= kLanes)
+          store(at + i, load(at + i) * factor);
+        else if (left > 0)
+          store_partial(at + i, load_partial(at + i, int(left)) * factor, int(left));
+      }
     }
   }
 }

@@ -6,6 +6,8 @@ namespace polylora::cpu {
 
 uint64_t workspace_of(pl_operation operation, const void* args, int threads) {
   switch (operation) {
+    case PL_OPERATION_low_rank_backward:
+      return low_rank_backward_workspace(*static_cast<const pl_low_rank_backward_args*>(args));
     case PL_OPERATION_head_cross_entropy:
       return head_cross_entropy_workspace(*static_cast<const pl_head_cross_entropy_args*>(args));
     case PL_OPERATION_rms_norm_backward:

@@ -8,6 +8,7 @@
 
 namespace polylora::cpu {
 
+uint64_t low_rank_backward_workspace(const pl_low_rank_backward_args& args);
 uint64_t head_cross_entropy_workspace(const pl_head_cross_entropy_args& args);
 uint64_t rms_norm_backward_workspace(const pl_rms_norm_backward_args& args);
 uint64_t attention_workspace(const pl_attention_args& args);

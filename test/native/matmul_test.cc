@@ -323,6 +323,15 @@ void test_low_rank(Random& random) {
         }
       expect(worst <= 1 && d_b.written(), what + "d_b, error " + std::to_string(worst));
 
+      // In two products, as when there is no room for one read.
+      Matrix out_of_two(random, t, r, false), d_b_of_two = before;
+      backward.header.workspace_bytes = 0;
+      backward.t = out_of_two.tensor();
+      backward.d_b = d_b_of_two.tensor();
+      run_low_rank_backward(one, backward);
+      backward.header.workspace_bytes = workspace.size() * 4;
+      expect(out_of_two.same(out) && d_b_of_two.same(d_b), what + "bits without a workspace");
+
       for (Pool* pool : {&two, &four}) {
         Matrix s2(random, t, r, false), out2(random, t, r, false), d_b2 = before;
         project.s = s2.tensor();
