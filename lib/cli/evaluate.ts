@@ -11,7 +11,7 @@ interface EvaluateFlags extends DeviceFlags {
   readonly adapter?: string
   readonly data: string
   readonly output?: string
-  readonly raw?: boolean
+  readonly chatTemplate?: boolean
   readonly skipBadRecords?: boolean
   readonly dtype?: 'f32' | 'bf16'
 }
@@ -27,13 +27,13 @@ export function evaluateCommand(): Command {
     .option('--adapter <folder>', 'adapter folder')
     .requiredOption('--data <file>', 'JSONL, CSV or Parquet')
     .option('--output <file>', 'JSON lines with the score of each record')
-    .option('--raw', 'take prompts as they are, even if the model has a chat template')
+    .option('--chat-template', "render prompts as a user's turn through the model's chat template")
     .option('--skip-bad-records', 'leave out records that cannot be used, instead of stopping')
   return addDeviceOptions(command).action(run)
 }
 
 async function run(flags: EvaluateFlags): Promise<void> {
-  const { data, output, adapter, raw, skipBadRecords, ...options } = flags
+  const { data, output, adapter, chatTemplate = false, skipBadRecords, ...options } = flags
   const progress = new Progress('record')
   const interrupt = new Interrupt(() => undefined)
   const { signal } = interrupt
@@ -45,7 +45,7 @@ async function run(flags: EvaluateFlags): Promise<void> {
       if (adapter !== undefined) await model.attachFrom(adapter)
       const result = await evaluate(model, {
         data,
-        chatTemplate: raw ? false : undefined,
+        chatTemplate,
         onBadRecord: skipBadRecords ? 'skip' : 'error',
         signal,
         onRecord: async (score) => {

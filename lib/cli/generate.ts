@@ -13,7 +13,7 @@ interface GenerateFlags extends DeviceFlags {
   readonly topP: number
   readonly seed: number
   readonly stop?: readonly string[]
-  readonly raw?: boolean
+  readonly chatTemplate?: boolean
 }
 
 export function generateCommand(): Command {
@@ -22,29 +22,30 @@ export function generateCommand(): Command {
     .description('Continue a prompt, printing the text as it comes.')
     .requiredOption('--model <folder>', 'model folder')
     .option('--adapter <folder>', 'adapter folder')
-    .requiredOption(
-      '--prompt <text>',
-      'a question where the model has a chat template, else a text to continue',
-    )
+    .requiredOption('--prompt <text>', 'text to continue')
     .option('--max-tokens <n>', 'most tokens to add', wholeNumber(1), 256)
     .option('--temperature <x>', '0: the most likely token, always', numberFrom(0), 1)
     .option('--top-k <n>', 'keep the k most likely tokens; 0: all', wholeNumber(0), 0)
     .option('--top-p <x>', 'then keep the fewest whose probability reaches p', numberFrom(0, 1), 1)
     .option('--seed <n>', 'of the random choices', wholeNumber(0), 0)
     .option('--stop <text>', 'end before this text; may be given several times', repeated)
-    .option('--raw', 'take the prompt as it is, even if the model has a chat template')
+    .option(
+      '--chat-template',
+      "render the prompt as a user's turn through the model's chat template",
+    )
   return addDeviceOptions(command).action(run)
 }
 
 async function run(flags: GenerateFlags): Promise<void> {
-  const { model: folder, adapter, prompt, device, threads, instructionSet, ...options } = flags
+  const { model: folder, adapter, prompt, device, threads, instructionSet, ...rest } = flags
+  const { chatTemplate = false, ...options } = rest
   const interrupt = new Interrupt(() => undefined)
   const { signal } = interrupt
   try {
     const model = await Model.load(folder, { device, threads, instructionSet, signal })
     try {
       if (adapter !== undefined) await model.attachFrom(adapter)
-      for await (const text of model.generate(prompt, { ...options, signal })) {
+      for await (const text of model.generate(prompt, { ...options, raw: !chatTemplate, signal })) {
         // Whoever read it has gone.
         if (process.stdout.destroyed) return
         process.stdout.write(text)

@@ -72,7 +72,8 @@ export class Progress {
   message(text: string): void {
     if (!this.#bar || !this.#started) this.#stream.write(`${text}\n`)
     else {
-      this.#stream.write(`\r\u001b[K${text}\n`)
+      // The bar ends by going back to where the cursor was saved: that is its new line from now on.
+      this.#stream.write(`\r\u001b[K${text}\n\u001b7`)
       this.#bar.render()
     }
   }

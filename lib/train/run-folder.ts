@@ -155,8 +155,17 @@ export class RunFolder {
   }
 }
 
-/** Keys that may differ between a run and its continuation: they change how long it goes on, not what it computes. */
-export const resumableKeys: readonly string[] = ['steps', 'epochs', 'checkpoint', 'threads']
+/**
+ * Keys that may differ between a run and its continuation: they change how long it goes on, not what it computes. `output`
+ * is the run folder itself, which may have been moved.
+ */
+export const resumableKeys: readonly string[] = [
+  'steps',
+  'epochs',
+  'checkpoint',
+  'threads',
+  'output',
+]
 
 /**
  * Refuses to continue a run with anything changed but how long it goes on.

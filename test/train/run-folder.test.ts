@@ -174,6 +174,7 @@ describe('compareRun', () => {
       data: { train: [{ weight: 1, path: 'a.jsonl' }] },
       checkpoint: { every: 7, keep: 1 },
       threads: 2,
+      output: 'elsewhere',
       epochs: 4,
       optimizer: { betas: [0.9, 0.99], learningRate: 1e-3 },
       model: 'm',
