@@ -18,7 +18,7 @@ export interface PublishOptions {
   readonly existing?: 'replace' | 'replace-files'
   /** Called when every file is written and synced; what it writes becomes durable last. */
   readonly seal?: (folder: string, files: readonly WrittenFile[]) => Promise<void>
-  /** For errors; default: what was written so far, and what the failed call says it needs. */
+  /** For errors: at least what was written so far, and what the failed call says it needs. */
   readonly bytesNeeded?: number
   readonly fileSystem?: FileSystem
 }
@@ -225,14 +225,18 @@ async function writeError(
 ): Promise<CheckpointError> {
   const { code, details } = (cause ?? {}) as { code?: unknown; details?: Record<string, unknown> }
   const ofFile = typeof details?.bytesNeeded === 'number' ? details.bytesNeeded : 0
-  const needed =
-    bytesNeeded ??
-    written.reduce((sum, { path, size }) => (path.endsWith('.tmp') ? sum : sum + size), ofFile)
+  const soFar = written.reduce(
+    (sum, { path, size }) => (path.endsWith('.tmp') ? sum : sum + size),
+    ofFile,
+  )
+  const needed = Math.max(bytesNeeded ?? 0, soFar)
   const available = await fileSystem.available(dirname(target)).catch(() => null)
   const space =
     (needed > 0 ? `; ${needed} bytes are needed` : '') +
     (available === null ? '' : `${needed > 0 ? ',' : ';'} ${available} bytes are available`)
-  const reason = cause instanceof Error ? cause.message : String(cause)
+  // A folder inside this one: what went wrong there is what went wrong here.
+  const root = cause instanceof CheckpointError ? (cause.cause ?? cause) : cause
+  const reason = root instanceof Error ? root.message : String(root)
   return new CheckpointError(`${target}: the ${what} could not be written: ${reason}${space}`, {
     cause,
     details: {

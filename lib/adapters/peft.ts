@@ -43,7 +43,8 @@ export async function saveAdapter(
 ): Promise<void> {
   const existing = await checkFolder(folder)
   const config = peftConfig(adapter, baseModel)
-  await publishFolder(folder, { what: 'adapter', existing }, async (partial) => {
+  const bytesNeeded = 4 * adapter.numParameters
+  await publishFolder(folder, { what: 'adapter', existing, bytesNeeded }, async (partial) => {
     await writeFile(join(partial, configName), `${JSON.stringify(config, null, 2)}\n`)
     await writeAdapterTensors(adapter, join(partial, tensorsName))
   })

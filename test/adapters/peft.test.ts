@@ -13,8 +13,9 @@ import { join } from 'node:path'
 import { Adapter } from '../../lib/adapters/adapter.js'
 import { lora, type LoraOptions } from '../../lib/adapters/declaration.js'
 import { loadAdapter, saveAdapter } from '../../lib/adapters/peft.js'
-import { ConfigError, FormatError, type PolyloraError } from '../../lib/errors.js'
+import { CheckpointError, ConfigError, FormatError, type PolyloraError } from '../../lib/errors.js'
 import { linearNames, readConfig } from '../../lib/models/index.js'
+import { loadNative } from '../../lib/native.js'
 import { writeSafetensors } from '../../lib/safetensors.js'
 import { Tensor } from '../../lib/tensor.js'
 import { assertClose } from '../compare.js'
@@ -175,6 +176,48 @@ forEachDevice('PEFT adapter folder, written', (context) => {
       ...Object.fromEntries(
         Object.values(linearNames).map((name) => [`model.layers.1.${name}`, 2]),
       ),
+    })
+  })
+
+  it('leaves the older adapter whole when a file cannot be written', async () => {
+    await withAdapter({ rank: 2, targets: ['q_proj'] }, async (adapter) => {
+      const folder = at('faults')
+      await saveAdapter(adapter, folder, { baseModel: 'older' })
+      const native = loadNative()
+      for (const call of ['open', 'write', 'sync', 'rename', 'syncFolder']) {
+        native.injectFileFault({ call, nth: 1, error: 'ENOSPC' })
+        try {
+          await assert.rejects(
+            saveAdapter(adapter, folder, { baseModel: 'newer' }),
+            (error: PolyloraError) => {
+              assert.ok(error instanceof CheckpointError, `${call}: ${String(error)}`)
+              assert.equal(error.details.error, 'ENOSPC', call)
+              assert.ok((error.details.bytesNeeded as number) >= 4 * adapter.numParameters)
+              assert.ok(error.message.includes(`${folder}: the adapter could not be written`))
+              return true
+            },
+          )
+        } finally {
+          native.injectFileFault(null)
+        }
+        assert.equal(configOf(folder).base_model_name_or_path, 'older')
+        assert.ok(!names(at('.')).some((name) => name.endsWith('.partial')))
+      }
+      for (const error of ['short', 'EINTR']) {
+        native.injectFileFault({ call: 'write', nth: 1, error })
+        try {
+          await saveAdapter(adapter, folder, { baseModel: error })
+        } finally {
+          native.injectFileFault(null)
+        }
+        const again = await loadAdapter(context.device, await readConfig(model), folder)
+        try {
+          const { part } = again.modules[0]
+          assert.deepEqual(await part.b.value.read(), await adapter.modules[0].part.b.value.read())
+        } finally {
+          again.dispose()
+        }
+      }
     })
   })
 
