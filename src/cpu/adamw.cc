@@ -47,26 +47,16 @@ void adamw(const AdamwScalars& s, float* p, const float* g, float* m, float* v, 
   const Floats step_size = broadcast(s.step_size);
   const Floats root_correction = broadcast(s.root_correction), epsilon = broadcast(s.epsilon);
   for (int64_t i = 0; i < n; i += kLanes) {
-    const int rest = n - i < kLanes ? int(n - i) : kLanes;
-    const bool whole = rest == kLanes;
-    const Floats gradient = (whole ? load(g + i) : load_partial(g + i, rest)) * gradient_scale;
-    Floats moment = whole ? load(m + i) : load_partial(m + i, rest);
-    Floats variance = whole ? load(v + i) : load_partial(v + i, rest);
-    Floats parameter = whole ? load(p + i) : load_partial(p + i, rest);
-    parameter = parameter * decay;
+    const int64_t left = n - i;
+    const Floats gradient = load_some(g + i, left) * gradient_scale;
+    Floats moment = load_some(m + i, left), variance = load_some(v + i, left);
     moment = fma(moment_weight, gradient - moment, moment);  // as torch's lerp
     variance = variance * beta2 + variance_weight * gradient * gradient;
     const Floats denominator = square_root(variance) / root_correction + epsilon;
-    parameter = parameter - step_size * moment / denominator;
-    if (whole) {
-      store(p + i, parameter);
-      store(m + i, moment);
-      store(v + i, variance);
-    } else {
-      store_partial(p + i, parameter, rest);
-      store_partial(m + i, moment, rest);
-      store_partial(v + i, variance, rest);
-    }
+    const Floats parameter = load_some(p + i, left) * decay - step_size * moment / denominator;
+    store_some(p + i, parameter, left);
+    store_some(m + i, moment, left);
+    store_some(v + i, variance, left);
   }
 }
 

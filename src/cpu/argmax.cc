@@ -11,18 +11,20 @@ namespace {
 
 // Position of the largest, the lowest one of several; NaN counts as -infinity.
 int32_t argmax(const float* x, int64_t n) {
-  float best = -__builtin_inff();
+  const float low = -__builtin_inff();
+  // NaN on the left: the operations take the right operand then.
+  Floats most[4] = {broadcast(low), broadcast(low), broadcast(low), broadcast(low)};
   int64_t i = 0;
-  if (n >= kLanes) {
-    // NaN on the left: the operations take the right operand then.
-    Floats lanes = broadcast(best);
-    for (; i + kLanes <= n; i += kLanes) lanes = maximum(load(x + i), lanes);
-    best = largest(lanes);
-  }
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) most[v] = maximum(load(x + i + v * kLanes), most[v]);
+  float best = largest(maximum(maximum(most[0], most[1]), maximum(most[2], most[3])));
   for (; i < n; ++i) best = x[i] > best ? x[i] : best;
-  for (i = 0; i < n; ++i)
-    if (x[i] == best || (x[i] != x[i] && best == -__builtin_inff())) return int32_t(i);
-  return 0;
+  if (best == low) return 0;
+  const Floats bests = broadcast(best);
+  for (i = 0; i + kLanes <= n && !any(load(x + i) == bests);) i += kLanes;
+  while (x[i] != best) ++i;
+  return int32_t(i);
 }
 
 }  // namespace

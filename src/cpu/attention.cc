@@ -50,7 +50,6 @@ struct AttentionKernels {
 
 #ifdef PL_TARGET
 #include "cpu/attention_tiles.h"
-#include "cpu/vector_math.h"
 
 namespace polylora::cpu::PL_TARGET {
 namespace {

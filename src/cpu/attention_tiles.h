@@ -2,6 +2,8 @@
 // Each element of a product is summed in the order of the inner index, whatever the number of rows
 // taken together, so that a row's bits do not depend on the rows beside it.
 #ifdef PL_TARGET
+#include "cpu/transpose.h"
+#include "cpu/vector_math.h"
 
 namespace polylora::cpu::PL_TARGET {
 namespace {
@@ -20,77 +22,6 @@ static_assert(kTile % kPanel == 0 && kTileRows <= kLanes,
               "tiles are whole panels, a vector holds a group of rows");
 
 PL_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// 2^x for x <= 0 to about 1.5e-7 of the result, 1 for 0, 0 from -127 down, NaN for NaN.
-PL_INLINE Floats exp2_below_zero(Floats x) {
-  x = maximum(broadcast(-127.0f), x);  // the second operand, if that is NaN
-#if defined(PL_TARGET_AVX512)
-  const Floats whole = _mm512_maskz_roundscale_ps(0xffff, x, 8);  // to nearest
-#else
-  const Ints n = to_ints(x);
-  const Floats whole = to_floats(n);
-#endif
-  // 1 + r q(r) is 2^r on |r| <= 1/2 with the smallest relative error, 9.2e-8.
-  const Floats r = x - whole;
-  Floats q = broadcast(0x1.5bba14p-10f);
-  q = fma(q, r, broadcast(0x1.3cea88p-7f));
-  q = fma(q, r, broadcast(0x1.c6b752p-5f));
-  q = fma(q, r, broadcast(0x1.ebf9bcp-3f));
-  q = fma(q, r, broadcast(0x1.62e42ap-1f));
-  const Floats p = fma(q, r, broadcast(1.0f));
-#if defined(PL_TARGET_AVX512)
-  const __mmask16 zero = _mm512_cmp_ps_mask(x, broadcast(-127.0f), _CMP_EQ_OQ);
-  return _mm512_maskz_scalef_ps(__mmask16(~zero), p, whole);
-#else
-  return p * as_floats((n + broadcast(int32_t(127))) << 23);  // the factor is 0 for n = -127
-#endif
-}
-
-// Sixteen bytes of kLanes / 4 rows side by side, then four such vectors transposed within their
-// quarters: columns of kLanes rows. The lanes of quarter j come from rows 4 j to 4 j + 3.
-#if defined(PL_TARGET_AVX512)
-PL_INLINE __m512 quarters(const float* x, int64_t row_stride) {
-  __m512 rows = _mm512_castps128_ps512(_mm_loadu_ps(x));
-  rows = _mm512_maskz_insertf32x4(0xffff, rows, _mm_loadu_ps(x + 4 * row_stride), 1);
-  rows = _mm512_maskz_insertf32x4(0xffff, rows, _mm_loadu_ps(x + 8 * row_stride), 2);
-  return _mm512_maskz_insertf32x4(0xffff, rows, _mm_loadu_ps(x + 12 * row_stride), 3);
-}
-PL_INLINE void transpose_quarters(const float* x, int64_t row_stride, float* y, int64_t y_stride) {
-  const __m512 r0 = quarters(x, row_stride), r1 = quarters(x + row_stride, row_stride);
-  const __m512 r2 = quarters(x + 2 * row_stride, row_stride),
-               r3 = quarters(x + 3 * row_stride, row_stride);
-  const __m512 low01 = _mm512_maskz_unpacklo_ps(0xffff, r0, r1),
-               high01 = _mm512_maskz_unpackhi_ps(0xffff, r0, r1);
-  const __m512 low23 = _mm512_maskz_unpacklo_ps(0xffff, r2, r3),
-               high23 = _mm512_maskz_unpackhi_ps(0xffff, r2, r3);
-  store(y, _mm512_maskz_shuffle_ps(0xffff, low01, low23, 0x44));
-  store(y + y_stride, _mm512_maskz_shuffle_ps(0xffff, low01, low23, 0xee));
-  store(y + 2 * y_stride, _mm512_maskz_shuffle_ps(0xffff, high01, high23, 0x44));
-  store(y + 3 * y_stride, _mm512_maskz_shuffle_ps(0xffff, high01, high23, 0xee));
-}
-#elif defined(PL_TARGET_AVX2)
-PL_INLINE __m256 quarters(const float* x, int64_t row_stride) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x)),
-                              _mm_loadu_ps(x + 4 * row_stride), 1);
-}
-PL_INLINE void transpose_quarters(const float* x, int64_t row_stride, float* y, int64_t y_stride) {
-  const __m256 r0 = quarters(x, row_stride), r1 = quarters(x + row_stride, row_stride);
-  const __m256 r2 = quarters(x + 2 * row_stride, row_stride),
-               r3 = quarters(x + 3 * row_stride, row_stride);
-  const __m256 low01 = _mm256_unpacklo_ps(r0, r1), high01 = _mm256_unpackhi_ps(r0, r1);
-  const __m256 low23 = _mm256_unpacklo_ps(r2, r3), high23 = _mm256_unpackhi_ps(r2, r3);
-  store(y, _mm256_shuffle_ps(low01, low23, 0x44));
-  store(y + y_stride, _mm256_shuffle_ps(low01, low23, 0xee));
-  store(y + 2 * y_stride, _mm256_shuffle_ps(high01, high23, 0x44));
-  store(y + 3 * y_stride, _mm256_shuffle_ps(high01, high23, 0xee));
-}
-#else
-PL_INLINE void transpose_quarters(const float* x, int64_t row_stride, float* y, int64_t y_stride) {
-  for (int i = 0; i < 4; ++i)
-    store(y + i * y_stride,
-          Floats{x[i], x[row_stride + i], x[2 * row_stride + i], x[3 * row_stride + i]});
-}
-#endif
 
 // panel[d, key] = x[key, d] for `keys` <= kPanel rows of x; the keys beyond are 0.
 inline void transpose_panel(const float* x, int64_t row_stride, int64_t keys, int64_t d,

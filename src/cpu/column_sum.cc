@@ -12,23 +12,36 @@ namespace {
 constexpr int64_t kColumnSumRows = 64;
 constexpr int64_t kColumnSumColumns = 128;
 
+// sums[0, kVectors * kLanes) += the rows' first columns.
+template <int kVectors>
+void add_rows(const Rows& x, int64_t first, int64_t last, int64_t column, float* sums) {
+  Floats block[kVectors] = {};
+  for (int64_t t = first; t < last; ++t) {
+    const float* const row = x.at(t) + column;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) block[v] = block[v] + load(row + v * kLanes);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) store(sums + v * kLanes, load(sums + v * kLanes) + block[v]);
+}
+
 // y[begin, end) += the sums of the columns. Blocks of rows are summed apart and added in order,
 // which keeps the rounding error of a long column near that of a short one.
 void column_sum(const Rows& x, float* y, int64_t begin, int64_t end) {
-  const int64_t n = end - begin;
   float total[kColumnSumColumns] = {};
   for (int64_t first = 0; first < x.count; first += kColumnSumRows) {
     const int64_t last = first + kColumnSumRows < x.count ? first + kColumnSumRows : x.count;
-    float block[kColumnSumColumns] = {};
-    for (int64_t t = first; t < last; ++t) {
-      const float* const row = x.at(t) + begin;
-      int64_t i = 0;
-      for (; i + kLanes <= n; i += kLanes) store(block + i, load(block + i) + load(row + i));
-      for (; i < n; ++i) block[i] += row[i];
+    int64_t i = begin;
+    for (; i + 8 * kLanes <= end; i += 8 * kLanes)
+      add_rows<8>(x, first, last, i, total + (i - begin));
+    for (; i + kLanes <= end; i += kLanes) add_rows<1>(x, first, last, i, total + (i - begin));
+    for (; i < end; ++i) {
+      float block = 0;
+      for (int64_t t = first; t < last; ++t) block += x.at(t)[i];
+      total[i - begin] += block;
     }
-    for (int64_t i = 0; i < n; ++i) total[i] += block[i];
   }
-  for (int64_t i = 0; i < n; ++i) y[begin + i] += total[i];
+  for (int64_t i = begin; i < end; ++i) y[i] += total[i - begin];
 }
 
 }  // namespace

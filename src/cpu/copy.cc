@@ -25,6 +25,7 @@ struct CopyBlock {
 #include "cpu/for_each_target.h"
 
 #ifdef PL_TARGET
+#include "cpu/transpose.h"
 
 namespace polylora::cpu::PL_TARGET {
 namespace {
@@ -100,6 +101,29 @@ PL_INLINE void convert(const uint16_t* x, uint16_t* y) { *y = *x; }
 PL_INLINE void convert(const uint8_t* x, uint8_t* y) { *y = *x; }
 
 template <class X, class Y>
+constexpr bool kIsFourBytes = false;
+template <>
+constexpr bool kIsFourBytes<uint32_t, uint32_t> = true;
+
+// Elements of four bytes whose x side lies densest along the rows of y.
+void transpose_block(const CopyBlock& block) {
+  const int64_t x_stride = block.x_column / 4, y_stride = block.y_row / 4;
+  int64_t i = 0;
+  for (; i + 4 <= block.rows; i += 4) {
+    const float* const x = reinterpret_cast<const float*>(block.x) + i;
+    float* const y = reinterpret_cast<float*>(block.y) + i * y_stride;
+    int64_t j = 0;
+    for (; j + kLanes <= block.columns; j += kLanes)
+      transpose_quarters(x + j * x_stride, x_stride, y + j, y_stride);
+    for (; j < block.columns; ++j)
+      for (int64_t r = 0; r < 4; ++r) std::memcpy(y + r * y_stride + j, x + j * x_stride + r, 4);
+  }
+  for (; i < block.rows; ++i)
+    for (int64_t j = 0; j < block.columns; ++j)
+      std::memcpy(block.y + i * block.y_row + j * 4, block.x + i * 4 + j * block.x_column, 4);
+}
+
+template <class X, class Y>
 void copy_block(const CopyBlock& block) {
   constexpr int64_t kTile = 16;
   if (block.x_column == int64_t(sizeof(X)) && block.y_column == int64_t(sizeof(Y))) {
@@ -110,7 +134,9 @@ void copy_block(const CopyBlock& block) {
     }
     return;
   }
-  // Transpositions read columns: tiles keep the lines that both sides touch in the first cache.
+  if (kIsFourBytes<X, Y> && block.x_row == 4 && block.y_column == 4) return transpose_block(block);
+  // Other transpositions read columns: tiles keep the lines that both sides touch in the first
+  // cache.
   for (int64_t i0 = 0; i0 < block.rows; i0 += kTile)
     for (int64_t j0 = 0; j0 < block.columns; j0 += kTile) {
       const int64_t i1 = i0 + kTile < block.rows ? i0 + kTile : block.rows;

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -9,13 +10,24 @@ namespace polylora::cpu {
 namespace {
 
 template <class T>
+bool one_byte_repeated(T value) {
+  unsigned char bytes[sizeof(T)];
+  std::memcpy(bytes, &value, sizeof value);
+  return std::count(bytes, bytes + sizeof bytes, bytes[0]) == int64_t(sizeof bytes);
+}
+
+template <class T>
 void fill(Pool& pool, const pl_tensor& y, T value) {
   const Layout<1> layout({&y});
+  const bool repeated = one_byte_repeated(value);
   T* const data = static_cast<T*>(y.data);
   const int64_t stride = layout.inner_stride(0);
   parallel_spans(pool, layout, [&](int64_t row, int64_t begin, int64_t end) {
     T* const p = data + layout.offset(0, row);
-    if (stride == 1)
+    if (stride == 1 && repeated)
+      std::memset(p + begin, *reinterpret_cast<const unsigned char*>(&value),
+                  size_t(end - begin) * sizeof(T));
+    else if (stride == 1)
       for (int64_t i = begin; i < end; ++i) p[i] = value;
     else
       for (int64_t i = begin; i < end; ++i) p[i * stride] = value;

@@ -23,7 +23,7 @@ float sum_of_squares(const float* x, int64_t n) {
     s3 = fma(x3, x3, s3);
   }
   for (; i < n; i += kLanes) {
-    const Floats last = load_partial(x + i, n - i < kLanes ? int(n - i) : kLanes);
+    const Floats last = load_some(x + i, n - i);
     s0 = fma(last, last, s0);
   }
   return sum((s0 + s1) + (s2 + s3));
@@ -38,13 +38,8 @@ void rms_norm(const Rows& x, const float* weight, float epsilon, const Rows& y, 
     const float r = 1.0f / __builtin_sqrtf(sum_of_squares(from, n) / float(n) + epsilon);
     if (rstd) rstd[t] = r;
     const Floats rs = broadcast(r);
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i) * rs * load(weight + i));
-    if (i < n) {
-      const int rest = int(n - i);
-      store_partial(to + i, load_partial(from + i, rest) * rs * load_partial(weight + i, rest),
-                    rest);
-    }
+    for (int64_t i = 0; i < n; i += kLanes)
+      store_some(to + i, load_some(from + i, n - i) * rs * load_some(weight + i, n - i), n - i);
   }
 }
 
@@ -78,27 +73,19 @@ void rms_norm_backward(const Rows& dy, const Rows& x, const float* weight, const
       }
     }
     for (; i < n; i += kLanes) {
-      const int rest = n - i < kLanes ? int(n - i) : kLanes;
-      const Floats p = load_partial(dys + i, rest) * (load_partial(xs + i, rest) * r);
-      if (partial) store_partial(partial + i, load_partial(partial + i, rest) + p, rest);
-      s0 = fma(p, load_partial(weight + i, rest), s0);
+      const Floats p = load_some(dys + i, n - i) * (load_some(xs + i, n - i) * r);
+      if (partial) store_some(partial + i, load_some(partial + i, n - i) + p, n - i);
+      s0 = fma(p, load_some(weight + i, n - i), s0);
     }
     const Floats mean = broadcast(sum(s0 + s1) / float(n));
 
     const float* const residuals = residual.data ? residual.at(t) : nullptr;
     float* const dxs = dx.at(t);
-    for (i = 0; i + kLanes <= n; i += kLanes) {
-      const Floats g = load(dys + i) * load(weight + i);
-      Floats d = r * (g - load(xs + i) * r * mean);
-      if (residuals) d = load(residuals + i) + d;
-      store(dxs + i, d);
-    }
-    if (i < n) {
-      const int rest = int(n - i);
-      const Floats g = load_partial(dys + i, rest) * load_partial(weight + i, rest);
-      Floats d = r * (g - load_partial(xs + i, rest) * r * mean);
-      if (residuals) d = load_partial(residuals + i, rest) + d;
-      store_partial(dxs + i, d, rest);
+    for (i = 0; i < n; i += kLanes) {
+      const Floats g = load_some(dys + i, n - i) * load_some(weight + i, n - i);
+      Floats d = r * (g - load_some(xs + i, n - i) * r * mean);
+      if (residuals) d = load_some(residuals + i, n - i) + d;
+      store_some(dxs + i, d, n - i);
     }
   }
 }
@@ -107,11 +94,10 @@ void rms_norm_backward(const Rows& dy, const Rows& x, const float* weight, const
 void add_partials(const float* partials, int64_t blocks, int64_t n, float* y, int64_t begin,
                   int64_t end) {
   for (int64_t i = begin; i < end; i += kLanes) {
-    const int rest = end - i < kLanes ? int(end - i) : kLanes;
     Floats total = zeros();
     for (int64_t block = 0; block < blocks; ++block)
-      total = total + load_partial(partials + block * n + i, rest);
-    store_partial(y + i, load_partial(y + i, rest) + total, rest);
+      total = total + load_some(partials + block * n + i, end - i);
+    store_some(y + i, load_some(y + i, end - i) + total, end - i);
   }
 }
 

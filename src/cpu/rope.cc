@@ -15,11 +15,11 @@ void rotate(const float* x, const float* cosines, const float* sines, float sign
             int64_t half) {
   const Floats signs = broadcast(sign);
   for (int64_t i = 0; i < half; i += kLanes) {
-    const int n = half - i < kLanes ? int(half - i) : kLanes;
-    const Floats a = load_partial(x + i, n), b = load_partial(x + half + i, n);
-    const Floats cosine = load_partial(cosines + i, n), sine = signs * load_partial(sines + i, n);
-    store_partial(y + i, a * cosine - b * sine, n);
-    store_partial(y + half + i, b * cosine + a * sine, n);
+    const int64_t left = half - i;
+    const Floats a = load_some(x + i, left), b = load_some(x + half + i, left);
+    const Floats cosine = load_some(cosines + i, left), sine = signs * load_some(sines + i, left);
+    store_some(y + i, a * cosine - b * sine, left);
+    store_some(y + half + i, b * cosine + a * sine, left);
   }
 }
 

@@ -15,9 +15,8 @@ void scatter_add(const Rows& x, const int32_t* indices, const Rows& y, int64_t b
   for (int64_t t = 0; t < x.count; ++t) {
     const float* const from = x.at(t);
     float* const to = y.at(indices[t]);
-    int64_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) store(to + i, load(to + i) + load(from + i));
-    for (; i < end; ++i) to[i] += from[i];
+    for (int64_t i = begin; i < end; i += kLanes)
+      store_some(to + i, load_some(to + i, end - i) + load_some(from + i, end - i), end - i);
   }
 }
 

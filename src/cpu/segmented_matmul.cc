@@ -17,28 +17,24 @@ void row_product(const float* x, const float* w, int64_t w_stride, int32_t trans
     for (int64_t r = 0; r < n; ++r) {
       Floats sums = zeros();
       for (int64_t i = 0; i < n; i += kLanes) {
-        const int rest = n - i < kLanes ? int(n - i) : kLanes;
-        sums = fma(load_partial(x + i, rest), load_partial(w + r * w_stride + i, rest), sums);
+        sums = fma(load_some(x + i, n - i), load_some(w + r * w_stride + i, n - i), sums);
       }
       y[r] = sum(sums);
     }
     return;
   }
   for (int64_t i = 0; i < n; i += kLanes) {
-    const int rest = n - i < kLanes ? int(n - i) : kLanes;
     Floats sums = zeros();
     for (int64_t r = 0; r < n; ++r)
-      sums = fma(broadcast(x[r]), load_partial(w + r * w_stride + i, rest), sums);
-    store_partial(y + i, sums, rest);
+      sums = fma(broadcast(x[r]), load_some(w + r * w_stride + i, n - i), sums);
+    store_some(y + i, sums, n - i);
   }
 }
 
 // y += x * row
 void add_scaled(float x, const float* row, float* y, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
-    const int rest = n - i < kLanes ? int(n - i) : kLanes;
-    store_partial(y + i, fma(broadcast(x), load_partial(row + i, rest), load_partial(y + i, rest)),
-                  rest);
+    store_some(y + i, fma(broadcast(x), load_some(row + i, n - i), load_some(y + i, n - i)), n - i);
   }
 }
 

@@ -18,8 +18,7 @@ void softmax(const float* x, float scale, float* y, int64_t n) {
 void softmax_backward(const float* dy, const float* y, float scale, float* dx, int64_t n) {
   Floats sums = zeros();
   for (int64_t i = 0; i < n; i += kLanes) {
-    const int rest = n - i < kLanes ? int(n - i) : kLanes;
-    sums = fma(load_partial(dy + i, rest), load_partial(y + i, rest), sums);
+    sums = fma(load_some(dy + i, n - i), load_some(y + i, n - i), sums);
   }
   const float mean = sum(sums);
   for (int64_t i = 0; i < n; ++i) dx[i] = scale * y[i] * (dy[i] - mean);

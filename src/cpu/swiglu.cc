@@ -10,22 +10,19 @@
 namespace polylora::cpu::PL_TARGET {
 namespace {
 
+// Neither end overflows: with e = exp(-|x|) it is 1 / (1 + e) or e / (1 + e).
 PL_INLINE Floats sigmoid(Floats x) {
-  const Floats one = broadcast(1.0f);
-  return one / (one + exp(-x));
+  const Floats e = exp_below_zero(-absolute(x)), one = broadcast(1.0f);
+  return select(x < zeros(), e, one) / (one + e);
 }
 
-// One row of a group of rows; the views' last stride is 1.
+PL_INLINE Floats swiglu_of(Floats gate, Floats up) { return gate * sigmoid(gate) * up; }
+
+// Columns of one row; the views' last stride is 1.
 void swiglu(const float* gate, const float* up, float* y, int64_t n) {
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const Floats g = load(gate + i);
-    store(y + i, g * sigmoid(g) * load(up + i));
-  }
-  if (i < n) {
-    const int rest = int(n - i);
-    const Floats g = load_partial(gate + i, rest);
-    store_partial(y + i, g * sigmoid(g) * load_partial(up + i, rest), rest);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Floats g = load_some(gate + i, n - i);
+    store_some(y + i, g * sigmoid(g) * load_some(up + i, n - i), n - i);
   }
 }
 
@@ -33,22 +30,12 @@ void swiglu_backward(const float* dy, const float* gate, const float* up, float*
                      float* d_up, int64_t n) {
   const Floats one = broadcast(1.0f);
   for (int64_t i = 0; i < n; i += kLanes) {
-    const int rest = n - i < kLanes ? int(n - i) : kLanes;
-    const bool whole = rest == kLanes;
-    const Floats g = whole ? load(gate + i) : load_partial(gate + i, rest);
-    const Floats u = whole ? load(up + i) : load_partial(up + i, rest);
-    const Floats d = whole ? load(dy + i) : load_partial(dy + i, rest);
+    const Floats d = load_some(dy + i, n - i), g = load_some(gate + i, n - i),
+                 u = load_some(up + i, n - i);
     const Floats s = sigmoid(g);
     // (g s(g))' = s (1 + g (1 - s))
-    const Floats gate_gradient = d * u * (s * (one + g * (one - s)));
-    const Floats up_gradient = d * (g * s);
-    if (whole) {
-      store(d_gate + i, gate_gradient);
-      store(d_up + i, up_gradient);
-    } else {
-      store_partial(d_gate + i, gate_gradient, rest);
-      store_partial(d_up + i, up_gradient, rest);
-    }
+    store_some(d_gate + i, d * u * (s * (one + g * (one - s))), n - i);
+    store_some(d_up + i, d * (g * s), n - i);
   }
 }
 

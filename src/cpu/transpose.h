@@ -1,61 +1,55 @@
-// Transposition of a square of vectors. Included where PL_TARGET is defined, after cpu/vector.h.
+// Transposition in registers, for one instruction set; included where PL_TARGET is defined.
 #ifdef PL_TARGET
 
 namespace polylora::cpu::PL_TARGET {
 namespace {
 
-PL_INLINE void transpose(Floats (&rows)[kLanes]) {
+// y[i * y_stride + j] = x[j * row_stride + i] for i < 4 and j < kLanes.
+// Sixteen bytes of kLanes / 4 rows side by side, then four such vectors transposed within their
+// quarters: columns of kLanes rows. The lanes of quarter j come from rows 4 j to 4 j + 3.
 #if defined(PL_TARGET_AVX512)
-  Floats pairs[16], fours[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_maskz_unpacklo_ps(0xffff, rows[i], rows[i + 1]);
-    pairs[i + 1] = _mm512_maskz_unpackhi_ps(0xffff, rows[i], rows[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      const __m512d low = (__m512d)pairs[i + j], high = (__m512d)pairs[i + j + 2];
-      fours[i + 2 * j] = (Floats)_mm512_maskz_unpacklo_pd(0xff, low, high);
-      fours[i + 2 * j + 1] = (Floats)_mm512_maskz_unpackhi_pd(0xff, low, high);
-    }
-    // fours[4q + j] holds, in lane of 128 bits p, element 4p + j of rows 4q .. 4q + 3.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    const Floats a = _mm512_maskz_shuffle_f32x4(0xffff, fours[j], fours[4 + j], 0x88);
-    const Floats b = _mm512_maskz_shuffle_f32x4(0xffff, fours[8 + j], fours[12 + j], 0x88);
-    const Floats c = _mm512_maskz_shuffle_f32x4(0xffff, fours[j], fours[4 + j], 0xdd);
-    const Floats d = _mm512_maskz_shuffle_f32x4(0xffff, fours[8 + j], fours[12 + j], 0xdd);
-    rows[j] = _mm512_maskz_shuffle_f32x4(0xffff, a, b, 0x88);
-    rows[8 + j] = _mm512_maskz_shuffle_f32x4(0xffff, a, b, 0xdd);
-    rows[4 + j] = _mm512_maskz_shuffle_f32x4(0xffff, c, d, 0x88);
-    rows[12 + j] = _mm512_maskz_shuffle_f32x4(0xffff, c, d, 0xdd);
-  }
-#elif defined(PL_TARGET_AVX2)
-  Floats pairs[8], fours[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 8; i += 2) {
-    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
-    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 8; i += 4)
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; ++j) {
-      fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
-      fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
-    }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    rows[j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x20);
-    rows[4 + j] = _mm256_permute2f128_ps(fours[j], fours[4 + j], 0x31);
-  }
-#else
-  const Floats a = rows[0], b = rows[1], c = rows[2], d = rows[3];
-  for (int i = 0; i < 4; ++i) rows[i] = Floats{a[i], b[i], c[i], d[i]};
-#endif
+PL_INLINE __m512 quarters(const float* x, int64_t row_stride) {
+  __m512 rows = _mm512_castps128_ps512(_mm_loadu_ps(x));
+  rows = _mm512_maskz_insertf32x4(0xffff, rows, _mm_loadu_ps(x + 4 * row_stride), 1);
+  rows = _mm512_maskz_insertf32x4(0xffff, rows, _mm_loadu_ps(x + 8 * row_stride), 2);
+  return _mm512_maskz_insertf32x4(0xffff, rows, _mm_loadu_ps(x + 12 * row_stride), 3);
 }
+PL_INLINE void transpose_quarters(const float* x, int64_t row_stride, float* y, int64_t y_stride) {
+  const __m512 r0 = quarters(x, row_stride), r1 = quarters(x + row_stride, row_stride);
+  const __m512 r2 = quarters(x + 2 * row_stride, row_stride),
+               r3 = quarters(x + 3 * row_stride, row_stride);
+  const __m512 low01 = _mm512_maskz_unpacklo_ps(0xffff, r0, r1),
+               high01 = _mm512_maskz_unpackhi_ps(0xffff, r0, r1);
+  const __m512 low23 = _mm512_maskz_unpacklo_ps(0xffff, r2, r3),
+               high23 = _mm512_maskz_unpackhi_ps(0xffff, r2, r3);
+  store(y, _mm512_maskz_shuffle_ps(0xffff, low01, low23, 0x44));
+  store(y + y_stride, _mm512_maskz_shuffle_ps(0xffff, low01, low23, 0xee));
+  store(y + 2 * y_stride, _mm512_maskz_shuffle_ps(0xffff, high01, high23, 0x44));
+  store(y + 3 * y_stride, _mm512_maskz_shuffle_ps(0xffff, high01, high23, 0xee));
+}
+#elif defined(PL_TARGET_AVX2)
+PL_INLINE __m256 quarters(const float* x, int64_t row_stride) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x)),
+                              _mm_loadu_ps(x + 4 * row_stride), 1);
+}
+PL_INLINE void transpose_quarters(const float* x, int64_t row_stride, float* y, int64_t y_stride) {
+  const __m256 r0 = quarters(x, row_stride), r1 = quarters(x + row_stride, row_stride);
+  const __m256 r2 = quarters(x + 2 * row_stride, row_stride),
+               r3 = quarters(x + 3 * row_stride, row_stride);
+  const __m256 low01 = _mm256_unpacklo_ps(r0, r1), high01 = _mm256_unpackhi_ps(r0, r1);
+  const __m256 low23 = _mm256_unpacklo_ps(r2, r3), high23 = _mm256_unpackhi_ps(r2, r3);
+  store(y, _mm256_shuffle_ps(low01, low23, 0x44));
+  store(y + y_stride, _mm256_shuffle_ps(low01, low23, 0xee));
+  store(y + 2 * y_stride, _mm256_shuffle_ps(high01, high23, 0x44));
+  store(y + 3 * y_stride, _mm256_shuffle_ps(high01, high23, 0xee));
+}
+#else
+PL_INLINE void transpose_quarters(const float* x, int64_t row_stride, float* y, int64_t y_stride) {
+  for (int i = 0; i < 4; ++i)
+    store(y + i * y_stride,
+          Floats{x[i], x[row_stride + i], x[2 * row_stride + i], x[3 * row_stride + i]});
+}
+#endif
 
 }  // namespace
 }  // namespace polylora::cpu::PL_TARGET

@@ -55,6 +55,10 @@ PL_INLINE Ints to_ints(Floats x) {
   return (Ints)_mm512_maskz_cvtps_epi32(0xffff, x);
 }  // to nearest, ties to even
 PL_INLINE Floats to_floats(Ints x) { return _mm512_maskz_cvtepi32_ps(0xffff, (__m512i)x); }
+// Of a comparison's result.
+PL_INLINE bool any(Ints condition) {
+  return _mm512_test_epi32_mask((__m512i)condition, (__m512i)condition) != 0;
+}
 // The first n lanes, 0 <= n <= kLanes; the others are 0 and are not touched in memory.
 PL_INLINE Floats load_partial(const float* p, int n) {
   return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
@@ -71,6 +75,7 @@ PL_INLINE Floats minimum(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 PL_INLINE Floats square_root(Floats x) { return _mm256_sqrt_ps(x); }
 PL_INLINE Ints to_ints(Floats x) { return (Ints)_mm256_cvtps_epi32(x); }
 PL_INLINE Floats to_floats(Ints x) { return _mm256_cvtepi32_ps((__m256i)x); }
+PL_INLINE bool any(Ints condition) { return _mm256_movemask_ps((__m256)condition) != 0; }
 PL_INLINE Floats load_partial(const float* p, int n) {
   return _mm256_maskload_ps(p, (__m256i)(lane_index() < broadcast(int32_t(n))));
 }
@@ -93,6 +98,9 @@ PL_INLINE Ints to_ints(Floats x) {
   return as_ints(x + shift) - as_ints(shift);
 }
 PL_INLINE Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
+PL_INLINE bool any(Ints condition) {
+  return (condition[0] | condition[1] | condition[2] | condition[3]) != 0;
+}
 PL_INLINE Floats load_partial(const float* p, int n) {
   return Floats{n > 0 ? p[0] : 0.0f, n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, n > 3 ? p[3] : 0.0f};
 }

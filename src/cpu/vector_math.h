@@ -1,5 +1,5 @@
-// exp and log of the vectors of one instruction set. Included, like cpu/vector.h, where PL_TARGET
-// is defined; the same argument gives the same bits in every lane.
+// Exponentials and log of the vectors of one instruction set. Included, like cpu/vector.h, where
+// PL_TARGET is defined; the same argument gives the same bits in every lane.
 #ifdef PL_TARGET
 
 namespace polylora::cpu::PL_TARGET {
@@ -29,6 +29,45 @@ PL_INLINE Floats exp(Floats x) {
   const Ints half = n >> 1;
   const Ints bias = broadcast(int32_t(127));
   return p * as_floats((half + bias) << 23) * as_floats((n - half + bias) << 23);
+}
+
+// 2^(whole + r) for a whole number in [-127, 0] and |r| <= 1/2 or little more, to about 1.5e-7;
+// exactly 1 for 0 and 0 for -127.
+PL_INLINE Floats power_of_two(Floats whole, Floats r) {
+  // 1 + r q(r) is 2^r with the smallest relative error, 9.2e-8.
+  Floats q = broadcast(0x1.5bba14p-10f);
+  q = fma(q, r, broadcast(0x1.3cea88p-7f));
+  q = fma(q, r, broadcast(0x1.c6b752p-5f));
+  q = fma(q, r, broadcast(0x1.ebf9bcp-3f));
+  q = fma(q, r, broadcast(0x1.62e42ap-1f));
+  const Floats p = fma(q, r, broadcast(1.0f));
+  return p * as_floats((to_ints(whole) + broadcast(int32_t(127))) << 23);
+}
+
+// To the nearest whole number, for numbers that an Ints can hold.
+PL_INLINE Floats round_to_whole(Floats x) {
+#if defined(PL_TARGET_AVX512)
+  return _mm512_maskz_roundscale_ps(0xffff, x, 8);
+#else
+  return to_floats(to_ints(x));
+#endif
+}
+
+// 2^x for x <= 0; 0 from about -126.5 down, NaN stays NaN. Cheaper than exp: for softmaxes, in
+// whose sums 2^-126 is nothing.
+PL_INLINE Floats exp2_below_zero(Floats x) {
+  x = maximum(broadcast(-127.0f), x);  // the second operand, if that is NaN
+  const Floats whole = round_to_whole(x);
+  return power_of_two(whole, x - whole);
+}
+
+// e^x for x <= 0, likewise; 0 from about -87.7 down.
+PL_INLINE Floats exp_below_zero(Floats x) {
+  x = maximum(broadcast(-88.0f), x);
+  const Floats whole = round_to_whole(x * broadcast(1.44269502f));
+  // log2 e in two parts; the products are exact within fma.
+  const Floats r = fma(x, broadcast(1.44269502f), -whole);
+  return power_of_two(whole, fma(x, broadcast(1.92596299e-8f), r));
 }
 
 // Natural logarithm, below 1.5 ulp; log(0) is -infinity, negative numbers and NaN give NaN.
