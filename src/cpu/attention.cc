@@ -119,7 +119,7 @@ void attention(const AttentionPiece& piece) {
                   factors, sums + r * stride, stride},
                  d);
     }
-  float total[kTile], over[kTile];
+  float total[kTile] = {}, over[kTile];
   for (int64_t r = 0; r < rows; ++r) total[r] = sum(totals[r]);
   for (int64_t r = 0; r < rows; r += kLanes) store(over + r, broadcast(1.0f) / load(total + r));
   for (int64_t r = 0; r < rows; ++r)

@@ -74,7 +74,8 @@ PL_INLINE Floats exp_below_zero(Floats x) {
 PL_INLINE Floats log(Floats x) {
   const Floats tiny = broadcast(1.17549435e-38f);
   const Ints small = x < tiny;  // 0 and denormals too
-  const Floats scaled = select(small, x * broadcast(8388608.0f), x);
+  const Floats positive = select(x > zeros(), x, broadcast(1.0f));  // the others are chosen below
+  const Floats scaled = select(small, positive * broadcast(8388608.0f), positive);
   // scaled = 2^e m with m in [sqrt(1/2), sqrt(2))
   const Ints bits = as_ints(scaled) - broadcast(int32_t(0x3f3504f3));
   const Ints exponent = bits >> 23;
