@@ -43,7 +43,7 @@ export class Device {
    * @throws ArgumentError for an option that is not allowed, DeviceError if the kind is not there
    */
   static open(kind = 'auto', options: DeviceOptions = {}): Device {
-    return new Device(kind === 'auto' ? 'cpu' : kind, options)
+    return new Device(kind === 'auto' ? fastestKind() : kind, options)
   }
 
   /** The addon's handle. */
@@ -98,6 +98,11 @@ export class Device {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
   }
+}
+
+function fastestKind(): string {
+  const present = backends().filter(({ reason }) => reason === null)
+  return present.some(({ kind }) => kind === 'cuda') ? 'cuda' : 'cpu'
 }
 
 /** {@link Device.open} as a function. */
