@@ -92,9 +92,10 @@ void test_conversions(Random& random) {
       const uint32_t bits = i % 4 ? uint32_t(random.next()) : uint32_t(random.next()) & 0xffff0000;
       std::memcpy(&x[i], &bits, 4);
       if (i % 8 == 0) x[i] = float(std::ldexp(1 + random.unit(), int(random.below(48)) - 27));
-      if (i % 8 == 1)  // near the middle of two neighbours
-        x[i] = float(0.5 * (kind.value(uint16_t(i % kind.infinity)) +
-                            kind.value(uint16_t((i + 1) % kind.infinity))));
+      if (i % 8 == 1) {  // in the middle of two neighbours
+        const int64_t bits = random.below(kind.infinity - 1);
+        x[i] = float(0.5 * (kind.value(uint16_t(bits)) + kind.value(uint16_t(bits + 1))));
+      }
     }
     on_every_pool([&](cpu::Pool& pool, const std::string& name) {
       auto args = arguments<pl_copy_args>();
