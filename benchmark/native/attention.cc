@@ -116,6 +116,46 @@ int main(int count, char** arguments) {
                 forward_time * 1e6, 100 * forward / forward_time / peak, backward_time * 1e6,
                 100 * back / backward_time / peak);
   }
+
+  std::printf("%-34s %9s\n", "against the cache", "");
+  struct CachedCase {
+    int64_t sequences, rows, length, heads, key_heads,
+        d;  // rows of each sequence, the last of `length` positions
+  };
+  const CachedCase cached_cases[] = {{1, 1, 200, 14, 2, 64},   {1, 1, 1000, 14, 2, 64},
+                                     {8, 1, 500, 14, 2, 64},   {1, 500, 500, 14, 2, 64},
+                                     {4, 100, 100, 14, 2, 64}, {8, 1, 200, 6, 6, 32},
+                                     {8, 100, 100, 6, 6, 32},  {1, 500, 500, 32, 8, 128}};
+  for (const CachedCase& c : cached_cases) {
+    Buffer q({c.sequences * c.rows, c.heads, c.d}), o({c.sequences * c.rows, c.heads, c.d});
+    Buffer k({c.sequences, c.length, c.key_heads, c.d}),
+        v({c.sequences, c.length, c.key_heads, c.d});
+    std::vector<int32_t> sequence, position;
+    double pairs = 0;
+    for (int64_t b = 0; b < c.sequences; ++b)
+      for (int64_t i = 0; i < c.rows; ++i) {
+        sequence.push_back(int32_t(b));
+        position.push_back(int32_t(c.length - c.rows + i));
+        pairs += double(position.back() + 1) * double(c.heads);
+      }
+    pl_attention_cached_args args = {};
+    args.q = q.tensor();
+    args.k_cache = k.tensor();
+    args.v_cache = v.tensor();
+    args.row_sequence = int_tensor(sequence);
+    args.row_position = int_tensor(position);
+    args.scale = 0.1f;
+    args.o = o.tensor();
+    std::vector<float> workspace;
+    const double peak = peak_of();
+    const double time = best_time(threads, [&] {
+      execute(PL_OPERATION_attention_cached, run_attention_cached, pool, args, workspace);
+    });
+    std::printf("%3ld x %4ld of %4ld, heads %2ld/%2ld of %3ld %6.0f us %6.1f%%, cache %5.1f GB/s\n",
+                long(c.sequences), long(c.rows), long(c.length), long(c.heads), long(c.key_heads),
+                long(c.d), time * 1e6, 100 * 4 * pairs * double(c.d) / time / peak,
+                8e-9 * double(c.sequences * c.length * c.key_heads * c.d) / time);
+  }
   return 0;
 }
 

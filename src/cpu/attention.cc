@@ -56,42 +56,8 @@ namespace {
 
 PL_INLINE int64_t padded(int64_t d) { return (d + kLanes - 1) / kLanes * kLanes; }
 
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
-
 // Keys that a group of queries takes at a time, counted from the sequence's first.
 constexpr int64_t kBlock = 2 * kTile;
-
-// Scores of a group of rows, times log2 e, become 2^(score - largest); those of keys that a row
-// does not see, 0. The scores cover `keys` keys, a multiple of kLanes, of which row r sees seen +
-// r. largest_seen and total, which is kept by lanes, are of all keys so far. factors[r] is what
-// older sums must be multiplied by.
-void softmax_rows(int rows, float* s, int64_t keys, int64_t seen, float* largest_seen,
-                  Floats* totals, float* factors) {
-  float before[kLanes] = {}, now[kLanes] = {};
-  for (int r = 0; r < rows; ++r) {
-    float* const row = s + r * kBlock;
-    for (int64_t i = (seen + r) / kLanes * kLanes; i < keys; i += kLanes)
-      store(row + i, select(lane_index() < broadcast(int32_t(seen + r - i)), load(row + i),
-                            broadcast(-__builtin_inff())));
-    before[r] = largest_seen[r];
-    Floats most = broadcast(before[r]);
-    for (int64_t i = 0; i < keys; i += kLanes) most = maximum(load(row + i), most);
-    now[r] = largest(most);
-  }
-  store(factors, exp2_below_zero(load(before) - load(now)));
-  for (int r = 0; r < rows; ++r) {
-    float* const row = s + r * kBlock;
-    const Floats shift = broadcast(now[r]);
-    Floats total = totals[r] * broadcast(factors[r]);
-    for (int64_t i = 0; i < keys; i += kLanes) {
-      const Floats p = exp2_below_zero(load(row + i) - shift);
-      store(row + i, p);
-      total = total + p;
-    }
-    totals[r] = total;
-    largest_seen[r] = now[r];
-  }
-}
 
 void attention(const AttentionPiece& piece) {
   const int64_t d = piece.d, stride = padded(d);
@@ -100,6 +66,7 @@ void attention(const AttentionPiece& piece) {
   float* const sums = s + kTileRows * kBlock;
   Floats totals[kTile];
   float largest_seen[kTile], factors[kLanes];
+  int64_t seen[kTileRows];
   for (int64_t r = 0; r < rows; ++r) {
     largest_seen[r] = -__builtin_inff();
     totals[r] = zeros();
@@ -113,7 +80,8 @@ void attention(const AttentionPiece& piece) {
       const int64_t covered =
           scores(group, piece.q + (first + r) * piece.q_stride, piece.q_stride,
                  piece.k_panels + key * d, keys, d, piece.scale * kLog2E, s, kBlock);
-      softmax_rows(group, s, covered, first + r + 1 - key, largest_seen + r, totals + r, factors);
+      for (int i = 0; i < group; ++i) seen[i] = first + r + i + 1 - key;
+      softmax_rows(group, s, kBlock, covered, seen, largest_seen + r, totals + r, factors);
       accumulate(group,
                  {s, kBlock, 1, piece.v + key * piece.v_stride, piece.v_stride, keys, key == 0,
                   factors, sums + r * stride, stride},

@@ -1,5 +1,7 @@
-// A piece of work is one row and a few query heads of one key-value head; it takes keys in blocks
-// from position 0 on, so a row's bits depend on its own keys alone.
+// A piece of work is a few rows of one sequence and the query heads of one key-value head. It takes
+// keys in blocks from position 0 on, transposes each block once and lets all its rows and heads use
+// it. What a row computes, and in which order, does not depend on the rows beside it: they only
+// share the reads.
 #ifndef PL_TARGET_FILE
 #define PL_TARGET_FILE "cpu/attention_cached.cc"
 
@@ -9,12 +11,14 @@
 namespace polylora::cpu {
 namespace {
 
+constexpr int64_t kCachedRows = 16, kCachedHeads = 32;  // of a piece, at most
+
 struct CachedPiece {
   const float *q, *k, *v;
-  int64_t q_head, k_position, v_position, o_head;
   float* o;
-  int heads;
-  int64_t keys, d;
+  int64_t q_row, q_head, k_position, v_position, o_row, o_head;
+  int64_t rows, heads, d;
+  const int32_t* positions;  // of the rows
   float scale;
   float* scratch;
 };
@@ -31,57 +35,75 @@ struct CachedPiece {
 namespace polylora::cpu::PL_TARGET {
 namespace {
 
-constexpr int64_t kBlock = 64;
-
 void attention_cached(const CachedPiece& piece) {
   const int64_t d = piece.d, stride = (d + kLanes - 1) / kLanes * kLanes;
-  float* const sums = piece.scratch;
-  float* const s = sums + kTileRows * stride;
-  float largest_seen[kTileRows], total[kTileRows], factors[kTileRows];
-  for (int h = 0; h < piece.heads; ++h) {
-    largest_seen[h] = -__builtin_inff();
-    total[h] = 0;
+  // Lines are the pairs of a row and a head; those that are taken together share the head or the
+  // row, whichever makes larger groups.
+  const bool by_row = piece.rows >= piece.heads;
+  const int64_t inner = by_row ? piece.rows : piece.heads,
+                outer = by_row ? piece.heads : piece.rows;
+  const int64_t q_inner = by_row ? piece.q_row : piece.q_head,
+                q_outer = by_row ? piece.q_head : piece.q_row;
+  const int64_t o_inner = by_row ? piece.o_row : piece.o_head,
+                o_outer = by_row ? piece.o_head : piece.o_row;
+
+  float* const panels = piece.scratch;
+  float* const s = panels + kTile * d;
+  float* const sums = s + kTileRows * kTile;
+  Floats totals[kCachedRows * kCachedHeads];
+  float largest_seen[kCachedRows * kCachedHeads], factors[kLanes];
+  int64_t seen[kTileRows], keys_of_all = 0;
+  for (int64_t line = 0; line < inner * outer; ++line) {
+    largest_seen[line] = -__builtin_inff();
+    totals[line] = zeros();
   }
-  for (int64_t first = 0; first < piece.keys; first += kBlock) {
-    const int64_t keys = smaller(kBlock, piece.keys - first);
-    for (int h = 0; h < piece.heads; ++h) {
-      const float* const q = piece.q + h * piece.q_head;
-      float* const row = s + h * kBlock;
-      for (int64_t key = 0; key < keys; ++key) {
-        const float* const k = piece.k + (first + key) * piece.k_position;
-        Floats products = zeros();
-        int64_t i = 0;
-        for (; i + kLanes <= d; i += kLanes) products = fma(load(q + i), load(k + i), products);
-        if (i < d)
-          products =
-              fma(load_partial(q + i, int(d - i)), load_partial(k + i, int(d - i)), products);
-        row[key] = sum(products) * (piece.scale * 1.44269504f);  // log2 e
+  for (int64_t t = 0; t < piece.rows; ++t)
+    if (piece.positions[t] >= keys_of_all) keys_of_all = int64_t(piece.positions[t]) + 1;
+
+  for (int64_t key = 0; key < keys_of_all; key += kTile) {
+    const int64_t in_block = smaller(kTile, keys_of_all - key);
+    const float* const v = piece.v + key * piece.v_position;
+    for (int64_t first = 0; first < in_block; first += kPanel)
+      transpose_panel(piece.k + (key + first) * piece.k_position, piece.k_position,
+                      smaller(kPanel, in_block - first), d, panels + first * d);
+    for (int64_t i = 0; i < outer; ++i)
+      for (int64_t j = 0; j < inner; j += kTileRows) {
+        const int group = int(smaller(kTileRows, inner - j));
+        int64_t least = in_block,
+                most = 0;  // keys of this block that all, or any, of the group see
+        for (int r = 0; r < group; ++r) {
+          seen[r] = int64_t(piece.positions[by_row ? j + r : i]) + 1 - key;
+          if (seen[r] < least) least = seen[r] < 0 ? 0 : seen[r];
+          if (seen[r] > most) most = smaller(seen[r], in_block);
+        }
+        if (most == 0) continue;
+        const int64_t line = i * inner + j;
+        const int64_t covered = scores(group, piece.q + i * q_outer + j * q_inner, q_inner, panels,
+                                       most, d, piece.scale * kLog2E, s, kTile);
+        softmax_rows(group, s, kTile, covered, seen, largest_seen + line, totals + line, factors);
+        accumulate(group,
+                   {s, kTile, 1, v, piece.v_position, least, key == 0, factors,
+                    sums + line * stride, stride},
+                   d);
+        // A row must not touch what it does not see: 0 times a NaN of a later position would be
+        // NaN.
+        for (int r = 0; r < group; ++r)
+          if (seen[r] > least)
+            accumulate(1,
+                       {s + r * kTile + least, kTile, 1, v + least * piece.v_position,
+                        piece.v_position, smaller(seen[r], in_block) - least, false, nullptr,
+                        sums + (line + r) * stride, stride},
+                       d);
       }
-      for (int64_t key = keys; key < kBlock; ++key) row[key] = -__builtin_inff();
-      Floats most = broadcast(largest_seen[h]);
-      for (int64_t i = 0; i < kBlock; i += kLanes) most = maximum(load(row + i), most);
-      const float now = largest(most);
-      const Floats shift = broadcast(now);
-      Floats block_total = zeros();
-      for (int64_t i = 0; i < kBlock; i += kLanes) {
-        const Floats p = exp2_below_zero(load(row + i) - shift);
-        store(row + i, p);
-        block_total = block_total + p;
-      }
-      factors[h] = exp2_below_zero(broadcast(largest_seen[h]) - shift)[0];
-      total[h] = total[h] * factors[h] + sum(block_total);
-      largest_seen[h] = now;
+  }
+  for (int64_t i = 0; i < outer; ++i)
+    for (int64_t j = 0; j < inner; ++j) {
+      const int64_t line = i * inner + j;
+      const Floats over = broadcast(1.0f / sum(totals[line]));
+      for (int64_t c = 0; c < d; c += kLanes)
+        store_some(piece.o + i * o_outer + j * o_inner + c, load(sums + line * stride + c) * over,
+                   d - c);
     }
-    accumulate(piece.heads,
-               {s, kBlock, 1, piece.v + first * piece.v_position, piece.v_position, keys,
-                first == 0, factors, sums, stride},
-               d);
-  }
-  for (int h = 0; h < piece.heads; ++h) {
-    const Floats over = broadcast(1.0f / total[h]);
-    for (int64_t i = 0; i < d; i += kLanes)
-      store_some(piece.o + h * piece.o_head + i, load(sums + h * stride + i) * over, d - i);
-  }
 }
 
 }  // namespace
@@ -91,21 +113,37 @@ void attention_cached(const CachedPiece& piece) {
 
 namespace polylora::cpu {
 
+static_assert((kCachedRows * kCachedHeads * kLargestHeadSize +
+               2 * kLargestAttentionTile * kLargestHeadSize) *
+                      int64_t(sizeof(float)) <=
+                  int64_t(kScratchBytes),
+              "a piece's sums, a block of keys and its scores fit");
+
 void run_attention_cached(Pool& pool, const pl_attention_cached_args& args) {
   const pl_tensor &q = args.q, &k = args.k_cache, &v = args.v_cache, &o = args.o;
   require_indices("attention_cached", "row_sequence", args.row_sequence, k.shape[0]);
   require_indices("attention_cached", "row_position", args.row_position, k.shape[1]);
   const int32_t* const sequence = ints_of(args.row_sequence);
   const int32_t* const position = ints_of(args.row_position);
-  const int64_t key_heads = k.shape[2], group = q.shape[1] / key_heads;
-  // Heads taken together share the reads of keys and values; each has sums of its own.
-  const int64_t heads = PL_SELECT(pool, kTileRows), chunks = (group + heads - 1) / heads;
+  const int64_t total = q.shape[0], key_heads = k.shape[2], group = q.shape[1] / key_heads;
+  const int64_t chunks = (group + kCachedHeads - 1) / kCachedHeads;
+
+  std::vector<int64_t> starts;  // of runs of rows of one sequence
+  for (int64_t t = 0; t < total; ++t)
+    if (t == 0 || sequence[t] != sequence[t - 1] || t - starts.back() == kCachedRows)
+      starts.push_back(t);
+  starts.push_back(total);
+
   const auto attention_cached = PL_SELECT(pool, attention_cached);
-  pool.parallel(q.shape[0] * key_heads * chunks, [&](int64_t index, Worker& worker) {
-    const int64_t t = index / chunks / key_heads, key_head = index / chunks % key_heads;
-    const int64_t first = index % chunks * heads, head = key_head * group + first;
+  pool.parallel(int64_t(starts.size() - 1) * key_heads * chunks, [&](int64_t index,
+                                                                     Worker& worker) {
+    const size_t run = size_t(index / chunks / key_heads);
+    const int64_t t = starts[run], key_head = index / chunks % key_heads,
+                  first = index % chunks * kCachedHeads;
+    const int64_t head = key_head * group + first;
     CachedPiece piece;
     piece.q = static_cast<const float*>(q.data) + t * q.strides[0] + head * q.strides[1];
+    piece.q_row = q.strides[0];
     piece.q_head = q.strides[1];
     piece.k =
         static_cast<const float*>(k.data) + sequence[t] * k.strides[0] + key_head * k.strides[2];
@@ -114,10 +152,12 @@ void run_attention_cached(Pool& pool, const pl_attention_cached_args& args) {
         static_cast<const float*>(v.data) + sequence[t] * v.strides[0] + key_head * v.strides[2];
     piece.v_position = v.strides[1];
     piece.o = static_cast<float*>(o.data) + t * o.strides[0] + head * o.strides[1];
+    piece.o_row = o.strides[0];
     piece.o_head = o.strides[1];
-    piece.heads = int(std::min(heads, group - first));
-    piece.keys = int64_t(position[t]) + 1;
+    piece.rows = starts[run + 1] - t;
+    piece.heads = std::min(kCachedHeads, group - first);
     piece.d = q.shape[2];
+    piece.positions = position + t;
     piece.scale = args.scale;
     piece.scratch = worker.scratch_floats();
     attention_cached(piece);

@@ -177,6 +177,40 @@ inline void accumulate(int rows, const Accumulation& a, int64_t d) {
 }
 #undef PL_ROW_CASES
 
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// Scores of a group of rows, times log2 e, become 2^(score - largest); those of keys that a row
+// does not see, 0. The scores cover `keys` keys, a multiple of kLanes, of which row r sees the
+// first seen[r]. largest_seen and totals, which are kept by lanes, are of all keys so far.
+// factors[r] is what older sums must be multiplied by: kLanes of them.
+inline void softmax_rows(int rows, float* s, int64_t s_stride, int64_t keys, const int64_t* seen,
+                         float* largest_seen, Floats* totals, float* factors) {
+  float before[kLanes] = {}, now[kLanes] = {};
+  for (int r = 0; r < rows; ++r) {
+    float* const row = s + r * s_stride;
+    for (int64_t i = (seen[r] < 0 ? 0 : seen[r]) / kLanes * kLanes; i < keys; i += kLanes)
+      store(row + i, select(lane_index() < broadcast(int32_t(seen[r] - i)), load(row + i),
+                            broadcast(-__builtin_inff())));
+    before[r] = largest_seen[r];
+    Floats most = broadcast(before[r]);
+    for (int64_t i = 0; i < keys; i += kLanes) most = maximum(load(row + i), most);
+    now[r] = largest(most);
+  }
+  store(factors, exp2_below_zero(load(before) - load(now)));
+  for (int r = 0; r < rows; ++r) {
+    float* const row = s + r * s_stride;
+    const Floats shift = broadcast(now[r]);
+    Floats total = totals[r] * broadcast(factors[r]);
+    for (int64_t i = 0; i < keys; i += kLanes) {
+      const Floats p = exp2_below_zero(load(row + i) - shift);
+      store(row + i, p);
+      total = total + p;
+    }
+    totals[r] = total;
+    largest_seen[r] = now[r];
+  }
+}
+
 }  // namespace
 }  // namespace polylora::cpu::PL_TARGET
 

@@ -369,6 +369,38 @@ void test_cached(Random& random) {
             same = same && same_bits(some_o.at(i, h, j), o.at(chosen[size_t(i)], h, j));
       expect(same, "attention_cached does not depend on the batch, " + name);
 
+      // Two rows of one sequence are taken together; the later one sees a NaN, the earlier one must
+      // not.
+      Floats pair_q(random, {2, heads, d}), pair_o(random, {2, heads, d});
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t j = 0; j < d; ++j) {
+          pair_q.at(0, h, j) = q.at(most + 20, h, j);
+          pair_q.at(1, h, j) = q.at(most + 100, h, j);
+        }
+      Ints pair_sequence = ints({1, 1}), pair_position = ints({20, 100});
+      cached.q = pair_q.tensor();
+      cached.row_sequence = pair_sequence.tensor();
+      cached.row_position = pair_position.tensor();
+      cached.o = pair_o.tensor();
+      for (const int64_t bad : {21, 90}) {
+        const int64_t at = ((1 * most + bad) * key_heads) * d;
+        const float k_before = k_cache[at], v_before = v_cache[at];
+        k_cache[at] = v_cache[at] = NAN;
+        RUN(attention_cached, pool, cached);
+        k_cache[at] = k_before;
+        v_cache[at] = v_before;
+        bool clean = true;
+        for (int64_t h = 0; h < heads; ++h)
+          for (int64_t j = 0; j < d; ++j)
+            clean = clean && same_bits(pair_o.at(0, h, j), o.at(most + 20, h, j));
+        expect(clean && std::isnan(pair_o.at(1, 0, 0)),
+               "attention_cached sees no later position, " + name);
+      }
+      cached.q = some_q.tensor();
+      cached.row_sequence = few_sequence.tensor();
+      cached.row_position = few_position.tensor();
+      cached.o = some_o.tensor();
+
       for (const int32_t bad : {-1, 4, 2147483647, int32_t(-2147483647 - 1)}) {
         few_sequence.data[3] = bad;
         EXPECT_KERNEL_ERROR(attention_cached, pool, cached, "row_sequence[3] is ");
