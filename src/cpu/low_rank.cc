@@ -14,7 +14,7 @@ const float* floats_of(const pl_tensor& tensor) { return static_cast<const float
 // The backward in one read of dy: a task takes kBlock rows of it in stripes of columns, and uses a
 // stripe twice while it is in the cache. The sums are those of two products: t is a chain over all
 // columns; d_b is summed over blocks of kBlock rows, each from zero, which are then added in order.
-constexpr int64_t kStripe = 128;
+constexpr int64_t kStripe = 192;  // whole tiles of rows of d_b
 constexpr int64_t kMostPanels = 4;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -49,7 +49,7 @@ struct Backward {
       const int64_t stripe = least(kStripe, columns - column);
       const float* dy = floats_of(args.dy) + row * dy_stride + column;
       if (packs) {
-        kernels.pack(dy, dy_stride, count, stripe, packed);
+        kernels.pack(dy, dy_stride, count, stripe, packed, kLead);
         dy = packed;
       }
       const int64_t step = packs ? kLead : dy_stride;

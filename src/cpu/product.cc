@@ -37,9 +37,11 @@ std::vector<Block> blocks_of(const ProductKernels& kernels, const Product& produ
     const Segment& segment = product.segments[s];
     const Form form = form_of(kernels, segment);
     const int64_t step = form == Form::pairs ? 2 * kBlock : kBlock;
-    // Packing pays only if enough columns share it.
+    // Where the rows of x are the columns of y (TN), packing brings them closer together, which
+    // pays if enough columns share it.
     const bool in_place = form == Form::floats && !segment.mask_x &&
-                          product.columns <= 4 * kPanel && !shares_cache_lines(segment.x_stride);
+                          (product.layout != PL_TN || product.columns <= 4 * kPanel) &&
+                          !shares_cache_lines(segment.x_stride);
     for (int64_t k = 0; k < segment.k; k += step)
       blocks.push_back({&segment, form, k, least(step, segment.k - k), false, in_place});
     if (segment.mask_after && !blocks.empty()) blocks.back().mask_after = true;
@@ -105,20 +107,25 @@ struct Task {
     }
   }
 
+  // Of x packed in TN, whose rows are as long as the task has rows: an odd number of cache lines.
+  int64_t transposed_lead() const { return divide_up(rows, 32) * 32 + 16; }
+
   X pack(const Block& block, float* out) {
     const Segment& segment = *block.segment;
     const bool transposed = product.layout == PL_TN;
     const float* from = transposed ? segment.x + block.k * segment.x_stride + row
                                    : segment.x + row * segment.x_stride + block.k;
     if (block.x_in_place) return {from, segment.x_stride};
-    if (transposed)
-      kernels.pack(from, segment.x_stride, block.count, rows, out);
-    else if (block.form == Form::pairs)
+    if (transposed) {
+      kernels.pack(from, segment.x_stride, block.count, rows, out, transposed_lead());
+      return {out, transposed_lead()};
+    }
+    if (block.form == Form::pairs)
       kernels.pack_pairs(from, segment.x_stride, rows, block.count, out);
     else if (block.form == Form::rounded)
       kernels.pack_rounded(from, segment.x_stride, rows, block.count, out);
     else
-      kernels.pack(from, segment.x_stride, rows, block.count, out);
+      kernels.pack(from, segment.x_stride, rows, block.count, out, kLead);
     if (segment.mask_x)
       for (int64_t i = 0; i < rows; ++i)
         kernels.drop(*product.dropout, row + i, block.k, block.count, out + i * kLead, kPanel);
@@ -177,6 +184,7 @@ struct Task {
       for (int64_t i = 0; i < width; i += kPanel) {
         const int64_t from = (block.k + k) / kPanel, columns_here = least(kPanel, width - i);
         float* to = out + i / kPanel * kPanelStride;
+        if (k + kPanel < block.count) prefetch_panel(weight, from + 1, first + i, columns_here);
         if (block.form == Form::pairs) {
           kernels.transpose_pairs(panel_pairs(weight, from) + (first + i) / 2 * kPanel,
                                   columns_here, to + k / 2 * kPanel);
@@ -192,6 +200,14 @@ struct Task {
         kernels.panel_from_columns(in, kPanel, least(kPanel, left + left % 2), columns_here,
                                    to + k * kPanel);
       }
+  }
+
+  static void prefetch_panel(const pl_weight& weight, int64_t panel, int64_t column,
+                             int64_t count) {
+    const bool pairs = weight.base.options.storage == PL_BF16;
+    const uint32_t* from = panel_pairs(weight, panel) + (pairs ? column / 2 : column) * kPanel;
+    const int64_t words = (pairs ? (count + 1) / 2 : count) * kPanel;
+    for (int64_t i = 0; i < words; i += 16) __builtin_prefetch(from + i, 0, 2);
   }
 
   // c (+)= x times the panel of columns [j, j + kPanel). After the last block, y is made from it a
@@ -281,7 +297,6 @@ Plan plan_of(const ProductKernels& kernels, const Product& product,
   double best_cost = 0;
   for (const bool in_panels : {false, true}) {
     int64_t row_limit = kMostRows;
-    if (product.layout == PL_TN) row_limit = kLead - 16;  // a packed x has them side by side
     if (in_panels)
       row_limit =
           product.layout == PL_TN ? 0 : least(row_limit, kMostRows / most(packed_blocks, 1));

@@ -20,13 +20,13 @@ namespace polylora::cpu {
 constexpr int64_t kBlock = 256;                         // words of k in a packed block
 constexpr int64_t kLead = 272;                          // words between the rows of a packed x
 constexpr int64_t kPanelStride = kBlock * kPanel + 64;  // words between packed panels
-constexpr int64_t kMostRows = 384;                      // rows of y in a task
+constexpr int64_t kMostRows = 512;                      // rows of y in a task
 constexpr int64_t kMostColumns = 384;                   // columns of y in a task
 static_assert(kLead % 1024 != 0 && kPanelStride % 1024 != 0,
               "rows a page apart would share few lines of the cache");
 
-// Rows whose distance is close to a multiple of a page compete for few lines of the cache.
-inline bool shares_cache_lines(int64_t stride) { return (stride * 4 + 128) % 4096 < 256; }
+// Rows whose distance is a multiple of a page compete for the same lines of the caches.
+inline bool shares_cache_lines(int64_t stride) { return (stride + 1) % 1024 <= 2; }
 
 // Dropout of consecutive rows, read from device memory.
 struct Dropout {
@@ -65,9 +65,10 @@ struct ProductKernels {
   void (*multiply_pairs)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                          const float* b, float* c);
 
-  // out[rows][kLead] from x, as it is, rounded to bf16, or as pairs of bf16 (an odd last column
-  // paired with 0).
-  void (*pack)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
+  // out[rows][kLead] (or out_stride) from x, as it is, rounded to bf16, or as pairs of bf16 (an odd
+  // last column paired with 0).
+  void (*pack)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out,
+               int64_t out_stride);
   void (*pack_rounded)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
   void (*pack_pairs)(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out);
 
