@@ -41,7 +41,7 @@ int64_t span(const pl_tensor& tensor, int first) {
         __builtin_add_overflow(last, offset, &last))
       return -1;
   }
-  return last + 1;
+  return last < INT64_MAX ? last + 1 : -1;
 }
 
 }  // namespace
@@ -82,6 +82,9 @@ const char* dtype_name(int32_t dtype) {
 
 int64_t element_count(const pl_tensor& tensor) {
   int64_t count = 1;
+  // Beside a size of 0 the others may be large enough to overflow.
+  for (int i = 0; i < tensor.rank; ++i)
+    if (tensor.shape[i] == 0) return 0;
   for (int i = 0; i < tensor.rank; ++i) count *= tensor.shape[i];
   return count;
 }
@@ -205,6 +208,7 @@ bool Check::shape(const char* field, const pl_tensor& tensor,
 
 bool Check::no_overlap_within(const char* field, const pl_tensor& tensor) {
   if (!ok()) return false;
+  if (element_count(tensor) == 0) return true;  // its strides may be anything
   // By rising stride, each dimension must step over the whole of those before it.
   bool used[PL_MAX_RANK] = {};
   int64_t reach = 1;
@@ -213,7 +217,6 @@ bool Check::no_overlap_within(const char* field, const pl_tensor& tensor) {
     for (int i = 0; i < tensor.rank; ++i)
       if (!used[i] && (next < 0 || tensor.strides[i] < tensor.strides[next])) next = i;
     used[next] = true;
-    if (tensor.shape[next] == 0) return true;
     if (tensor.shape[next] == 1) continue;
     if (tensor.strides[next] < reach)
       return fail(PL_ARGUMENT, "%s has strides %s for shape %s: its elements overlap", field,

@@ -15,7 +15,7 @@ void run_cache_append(Pool& pool, const pl_cache_append_args& args) {
   const int32_t* const position = ints_of(args.row_position);
   const float* const x = static_cast<const float*>(args.x.data);
   float* const data = static_cast<float*>(cache.data);
-  if (length == 0) return;
+  if (rows == 0 || length == 0) return;
   // Two rows may name the same place; by head, each piece writes them in the order of the rows.
   pool.parallel(heads, [&](int64_t h, Worker&) {
     for (int64_t t = 0; t < rows; ++t)

@@ -19,6 +19,12 @@ struct Layout {
   int64_t count = 1;
 
   explicit Layout(const pl_tensor* const (&tensors)[kTensors]) {
+    for (int d = 0; d < tensors[0]->rank; ++d)
+      if (tensors[0]->shape[d] == 0) {
+        rank = 1;
+        count = 0;
+        return;
+      }
     for (int d = 0; d < tensors[0]->rank; ++d) {
       count *= tensors[0]->shape[d];
       if (tensors[0]->shape[d] == 1) continue;

@@ -22,8 +22,10 @@ struct Rows {
   }
 };
 
+// Rows without elements are no rows: their number need not fit in any memory.
 inline Rows rows_of(const pl_tensor& tensor) {
   const bool heads = tensor.rank == 3;
+  if (tensor.shape[heads ? 2 : 1] == 0) return {};
   const int64_t inner = heads ? tensor.shape[1] : 1;
   return {static_cast<float*>(tensor.data),
           tensor.shape[0] * inner,
@@ -35,6 +37,8 @@ inline Rows rows_of(const pl_tensor& tensor) {
 
 inline int64_t elements_of(const pl_tensor& tensor) {
   int64_t count = 1;
+  for (int d = 0; d < tensor.rank; ++d)
+    if (tensor.shape[d] == 0) return 0;
   for (int d = 0; d < tensor.rank; ++d) count *= tensor.shape[d];
   return count;
 }

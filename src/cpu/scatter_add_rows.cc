@@ -29,7 +29,7 @@ namespace polylora::cpu {
 
 void run_scatter_add_rows(Pool& pool, const pl_scatter_add_rows_args& args) {
   const Rows x = rows_of(args.x), y = rows_of(args.y);
-  require_indices("scatter_add_rows", "indices", args.indices, y.count);
+  require_indices("scatter_add_rows", "indices", args.indices, args.y.shape[0]);
   const auto scatter_add = PL_SELECT(pool, scatter_add);
   constexpr int64_t kColumns =
       128;  // each piece owns these columns of every row: no two pieces meet

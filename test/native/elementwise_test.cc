@@ -374,6 +374,61 @@ void test_scatter_add_rows(Random& random) {
   }
 }
 
+// Shapes without elements whose other sizes are beyond any memory: nothing to do, at once.
+void test_empty_giants(Random& random) {
+  cpu::Pool pool(2, cpu::detect_instruction_set());
+  Floats one(random, {1});
+  const auto giant = [&](int64_t a, int64_t b, int64_t c) {
+    pl_tensor t = one.tensor();
+    t.rank = 3;
+    t.shape[0] = a;
+    t.shape[1] = b;
+    t.shape[2] = c;
+    t.strides[0] = t.strides[1] = 0;
+    t.strides[2] = 1;
+    return t;
+  };
+  const auto flat = [&](int64_t a, int64_t b) {
+    pl_tensor t = giant(a, b, 0);
+    t.rank = 2;
+    t.strides[1] = 1;
+    return t;
+  };
+  constexpr int64_t kHuge = int64_t(1) << 60;
+  for (const pl_tensor& t :
+       {giant(kHuge, kHuge, 0), giant(0, kHuge, kHuge), flat(kHuge, 0), flat(0, kHuge)}) {
+    auto fill = arguments<pl_fill_args>();
+    fill.y = t;
+    RUN(fill, pool, fill);
+    auto copy = arguments<pl_copy_args>();
+    copy.x = copy.y = t;
+    RUN(copy, pool, copy);
+    auto add = arguments<pl_add_args>();
+    add.a = add.b = add.y = t;
+    RUN(add, pool, add);
+    if (t.rank == 3) continue;
+    auto softmax = arguments<pl_softmax_args>();
+    softmax.x = softmax.y = t;
+    RUN(softmax, pool, softmax);
+    auto backward = arguments<pl_softmax_backward_args>();
+    backward.dy = backward.y = backward.dx = t;
+    RUN(softmax_backward, pool, backward);
+    auto swiglu = arguments<pl_swiglu_args>();
+    swiglu.gate = swiglu.up = swiglu.y = t;
+    RUN(swiglu, pool, swiglu);
+  }
+  auto append = arguments<pl_cache_append_args>();
+  Ints none(random, {0});
+  append.x = giant(0, kHuge, 1);
+  append.row_sequence = append.row_position = none.tensor();
+  append.cache = giant(0, 0, kHuge);
+  append.cache.rank = 4;
+  append.cache.shape[3] = 1;
+  append.cache.strides[3] = 1;
+  RUN(cache_append, pool, append);
+  expect(true, "empty giants");
+}
+
 }  // namespace
 
 int main(int count, char** arguments_of_run) {
@@ -385,5 +440,6 @@ int main(int count, char** arguments_of_run) {
   test_rope(random);
   test_column_sum(random);
   test_scatter_add_rows(random);
+  test_empty_giants(random);
   return report();
 }
