@@ -65,9 +65,10 @@ PL_INLINE Floats exp2_below_zero(Floats x) {
 PL_INLINE Floats exp_below_zero(Floats x) {
   x = maximum(broadcast(-88.0f), x);
   const Floats whole = round_to_whole(x * broadcast(1.44269502f));
-  // log2 e in two parts; the products are exact within fma.
-  const Floats r = fma(x, broadcast(1.44269502f), -whole);
-  return power_of_two(whole, fma(x, broadcast(1.92596299e-8f), r));
+  // ln 2 in two parts, as in exp().
+  Floats r = fma(whole, broadcast(-0.693359375f), x);
+  r = fma(whole, broadcast(2.12194440e-4f), r);
+  return power_of_two(whole, r * broadcast(1.44269502f));
 }
 
 // Natural logarithm, below 1.5 ulp; log(0) is -infinity, negative numbers and NaN give NaN.

@@ -1,4 +1,4 @@
-// exp and log of cpu/vector_math.h against float64, on every instruction set the processor has.
+// The functions of cpu/vector_math.h against float64, on every instruction set the processor has.
 #define PL_TARGET_FILE "../test/native/vector_math_test.cc"
 #include "cpu/for_each_target.h"
 #ifdef PL_TARGET
@@ -11,9 +11,16 @@ void map_exp(const float* x, float* y, int64_t n) {
 void map_log(const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) store(y + i, log(load(x + i)));
 }
+void map_exp_below_zero(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) store(y + i, exp_below_zero(load(x + i)));
+}
+void map_exp2_below_zero(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) store(y + i, exp2_below_zero(load(x + i)));
+}
 }  // namespace
 }  // namespace polylora::cpu::PL_TARGET
 #else
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -39,6 +46,39 @@ double error_in_ulp(float y, double exact) {
   int exponent;
   std::frexp(nearest == 0 ? 1e-45 : std::fabs(double(nearest)), &exponent);
   return std::fabs(double(y) - exact) / std::ldexp(1.0, std::max(exponent - 24, -149));
+}
+
+// The two for x <= 0, which may give 0 where the result is below 2^-126.
+void test_below_zero(Pool& pool, const char* name) {
+  for (const bool base_two : {false, true}) {
+    const auto map =
+        base_two ? PL_SELECT(pool, map_exp2_below_zero) : PL_SELECT(pool, map_exp_below_zero);
+    double worst = 0, largest_of_small = 0;
+    float x[16], y[16];
+    for (uint32_t first = 0x80000000; first < 0xff800000; first += 97 * 16) {
+      for (int i = 0; i < 16; ++i) {
+        const uint32_t bits = first + uint32_t(i) * 97;
+        std::memcpy(&x[i], &bits, 4);
+      }
+      map(x, y, 16);
+      for (int i = 0; i < 16; ++i) {
+        const double exact = base_two ? std::exp2(double(x[i])) : std::exp(double(x[i]));
+        const double error = error_in_ulp(y[i], exact);
+        if (std::isnan(x[i])) continue;
+        if (exact > 1.2e-38)
+          worst = std::max(worst, error);
+        else
+          largest_of_small = std::max(largest_of_small, double(y[i]));
+      }
+    }
+    std::printf("%s: %s below zero %.3f ulp\n", name, base_two ? "exp2" : "exp", worst);
+    expect(worst < 2.5, "2.5 ulp below zero", name);
+    expect(largest_of_small < 1.3e-38, "nothing of note where the result is tiny", name);
+    const float special[16] = {0.0f, -0.0f, -INFINITY, NAN, -128.0f, -1e30f};
+    map(special, y, 16);
+    expect(y[0] == 1 && y[1] == 1 && y[2] == 0 && std::isnan(y[3]) && y[4] == 0 && y[5] == 0,
+           "special values below zero", name);
+  }
 }
 
 }  // namespace
@@ -86,6 +126,7 @@ int main() {
                y[4] == INFINITY && std::isnan(y[5]) && y[6] == 0 &&
                std::fabs(y[7] + 103.27893f) < 1e-4f,
            "log of special values", name);
+    test_below_zero(pool, name);
   }
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed ? 1 : 0;
