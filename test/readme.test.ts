@@ -1,0 +1,66 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parse } from 'yaml'
+import { parseTrainConfig } from '../lib/train/options.js'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const readme = readFileSync(join(root, 'README.md'), 'utf8')
+
+function block(language: string): string {
+  const found = new RegExp(`\`\`\`${language}\n([^]*?)\`\`\``).exec(readme)
+  assert.ok(found, `README.md has a ${language} block`)
+  return found[1]
+}
+
+describe('README', () => {
+  it('has a first script that runs as it stands', async function () {
+    this.timeout(120_000)
+    const folder = mkdtempSync(join(tmpdir(), 'polylora-readme-'))
+    try {
+      symlinkSync(join(root, 'examples'), join(folder, 'examples'))
+      cpSync(join(root, 'package.json'), join(folder, 'package.json'))
+      symlinkSync(join(root, 'dist'), join(folder, 'dist'))
+      symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'))
+      symlinkSync(join(root, 'build'), join(folder, 'build'))
+      writeFileSync(join(folder, 'first.mjs'), block('js'))
+      const { code, output } = await run(folder, 'first.mjs')
+      assert.equal(code, 0, output)
+      const losses = output.matchAll(/^(\d+) (\d+\.\d+)$/gm)
+      assert.deepEqual(
+        Array.from(losses, ([, step]) => Number(step)),
+        Array.from({ length: 20 }, (_, i) => i + 1),
+      )
+      const config: unknown = JSON.parse(
+        readFileSync(join(folder, 'runs/first/adapter/adapter_config.json'), 'utf8'),
+      )
+      assert.equal((config as { r: number }).r, 16)
+      assert.match(output.trimEnd().split('\n').at(-1)!, /\p{L}{3}/u, 'it answers in words')
+    } finally {
+      rmSync(folder, { recursive: true, force: true })
+    }
+  })
+
+  it('shows a configuration that the schema takes', () => {
+    const config = parseTrainConfig(parse(block('yaml')))
+    assert.equal(config.data.train.length, 2)
+    assert.equal(config.batch.accumulation, 2)
+  })
+})
+
+function run(cwd: string, file: string): Promise<{ code: number | null; output: string }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [file], { cwd, stdio: ['ignore', 'pipe', 'pipe'] })
+    let output = ''
+    const add = (chunk: Buffer) => (output += chunk.toString())
+    child.stdout.on('data', add)
+    child.stderr.on('data', add)
+    child.on('error', reject)
+    child.on('close', (code) => {
+      resolve({ code, output })
+    })
+  })
+}
