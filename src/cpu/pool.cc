@@ -32,10 +32,18 @@ Pool::Pool(int threads, InstructionSet set) : instruction_set_(set) {
     }
     workers_.push_back({i, static_cast<unsigned char*>(scratch)});
   }
-  for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { thread_main(i); });
+  try {
+    for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { thread_main(i); });
+  } catch (...) {
+    // The system has no thread left: those that run must end before this throws.
+    shut_down();
+    throw;
+  }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { shut_down(); }
+
+void Pool::shut_down() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_.store(true);

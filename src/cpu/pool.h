@@ -81,6 +81,7 @@ class Pool {
   void run(int64_t count, Call call, void* context);
   void work(Worker& worker, int64_t count, Call call, void* context);
   void thread_main(int index);
+  void shut_down();
 
   InstructionSet instruction_set_;
   std::vector<Worker> workers_;
