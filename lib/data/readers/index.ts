@@ -3,6 +3,7 @@ import { readBytes } from './byte-stream.js'
 import type { Compression } from './byte-stream.js'
 import { readCsv } from './csv.js'
 import { readJsonLines } from './jsonl.js'
+import { readParquet } from './parquet/index.js'
 import { Reading } from './reading.js'
 import type { BadRecord, ReadOptions, ReadRecord } from './reading.js'
 
@@ -10,7 +11,7 @@ export type { ReaderLimits } from './limits.js'
 export { defaultReaderLimits } from './limits.js'
 export type { BadRecord, ReadOptions, ReadRecord } from './reading.js'
 
-type Format = 'jsonl' | 'csv' | 'tsv'
+type Format = 'jsonl' | 'csv' | 'tsv' | 'parquet'
 
 const formats: Readonly<Record<string, Format>> = {
   jsonl: 'jsonl',
@@ -18,13 +19,14 @@ const formats: Readonly<Record<string, Format>> = {
   json: 'jsonl',
   csv: 'csv',
   tsv: 'tsv',
+  parquet: 'parquet',
 }
 const compressions: Readonly<Record<string, Compression>> = { gz: 'gzip', zst: 'zstd' }
 
 /**
  * All records of a file in order. The format is that of the name: `.jsonl`, `.ndjson` and `.json`
- * hold one JSON object a line; `.csv` and `.tsv` have a header, and values that are strings; `.gz` or
- * `.zst` may follow.
+ * hold one JSON object a line; `.csv` and `.tsv` have a header, and values that are strings; after
+ * these may follow `.gz` or `.zst`. In `.parquet`, lists and structs become arrays and objects.
  *
  * A record that cannot be used is yielded with its line and the reason, and reading goes on. Memory
  * is bounded by `limits`, whatever the file's size.
@@ -40,16 +42,24 @@ export async function* readRecords(
   if (typeof path !== 'string' || path === '' || path.includes('\0'))
     throw new ArgumentError('path must be the path of a file.')
   const reading = new Reading(path, options)
-  const { format, compression } = formatOf(path)
-  const bytes = readBytes(reading, compression)
-  const records =
-    format === 'jsonl'
-      ? readJsonLines(reading, bytes)
-      : readCsv(reading, bytes, format === 'csv' ? ',' : '\t')
-  for await (const record of records) {
+  for await (const record of openRecords(reading)) {
     yield record
     reading.throwIfAborted()
     if (reading.turnDue) await reading.turn()
+  }
+}
+
+function openRecords(reading: Reading): AsyncGenerator<ReadRecord | BadRecord> {
+  const { format, compression } = formatOf(reading.path)
+  switch (format) {
+    case 'jsonl':
+      return readJsonLines(reading, readBytes(reading, compression))
+    case 'csv':
+      return readCsv(reading, readBytes(reading, compression), ',')
+    case 'tsv':
+      return readCsv(reading, readBytes(reading, compression), '\t')
+    case 'parquet':
+      return readParquet(reading)
   }
 }
 
@@ -58,11 +68,16 @@ function formatOf(path: string): { format: Format; compression: Compression } {
   const last = endings.at(-1) ?? ''
   const compressed = Object.hasOwn(compressions, last)
   const ending = (compressed ? endings.at(-2) : last) ?? ''
+  if (compressed && ending === 'parquet')
+    throw new DataError(
+      `${path}: a Parquet file is compressed within; decompress the file and leave out .${last}.`,
+      { details: { file: path, reason: 'a Parquet file that is compressed as a whole' } },
+    )
   if (!Object.hasOwn(formats, ending))
     throw new DataError(
       `${path}: the name must end in ${Object.keys(formats)
         .map((name) => `.${name}`)
-        .join(', ')}, or one of these followed by .gz or .zst.`,
+        .join(', ')}; all but .parquet may be followed by .gz or .zst.`,
       { details: { file: path, reason: 'unknown ending' } },
     )
   return { format: formats[ending], compression: compressed ? compressions[last] : 'none' }

@@ -2,7 +2,7 @@ import { ArgumentError } from '../../errors.js'
 
 /** What one file may demand of a reader. Passing a limit is an error that names it, never a crash. */
 export interface ReaderLimits {
-  /** Bytes of one record: a line of JSONL, a record of CSV. */
+  /** Bytes of one record: a line of JSONL, a record of CSV; characters of a row of Parquet. */
   readonly lineBytes: number
   /** Bytes of one file, decompressed. */
   readonly fileBytes: number
@@ -16,10 +16,12 @@ export interface ReaderLimits {
   readonly recordDepth: number
   /** Bytes of one Parquet page, decompressed. */
   readonly pageBytes: number
-  /** Rows of one Parquet row group. */
-  readonly rowGroupRows: number
-  /** Bytes of one Parquet row group, decompressed. */
-  readonly rowGroupBytes: number
+  /** Values in one Parquet page. */
+  readonly pageValues: number
+  /** Bytes of a Parquet file's footer, which describes its row groups. */
+  readonly footerBytes: number
+  /** Milliseconds that decoding a batch of Parquet rows may take: at most a page of each column. */
+  readonly batchMilliseconds: number
 }
 
 export const defaultReaderLimits: ReaderLimits = {
@@ -30,8 +32,9 @@ export const defaultReaderLimits: ReaderLimits = {
   recordKeys: 2 ** 14,
   recordDepth: 64,
   pageBytes: 2 ** 26,
-  rowGroupRows: 2 ** 20,
-  rowGroupBytes: 2 ** 29,
+  pageValues: 2 ** 22,
+  footerBytes: 2 ** 25,
+  batchMilliseconds: 30_000,
 }
 
 export function readerLimits(given: Partial<ReaderLimits> = {}): ReaderLimits {
