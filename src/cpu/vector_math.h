@@ -74,7 +74,7 @@ PL_INLINE Floats exp_below_zero(Floats x) {
 // Natural logarithm, below 1.5 ulp; log(0) is -infinity, negative numbers and NaN give NaN.
 PL_INLINE Floats log(Floats x) {
   const Floats tiny = broadcast(1.17549435e-38f);
-  const Ints small = x < tiny;  // 0 and denormals too
+  const Ints small = x < tiny;                                      // 0 and denormals too
   const Floats positive = select(x > zeros(), x, broadcast(1.0f));  // the others are chosen below
   const Floats scaled = select(small, positive * broadcast(8388608.0f), positive);
   // scaled = 2^e m with m in [sqrt(1/2), sqrt(2))
