@@ -7,6 +7,8 @@ import type { ParquetWorkerData, RowBatch } from './worker.js'
 
 /** V8 heap of the worker. A page of the largest size allowed takes several times its bytes. */
 const heapLimitMb = 1024
+/** So that neither thread waits for the other; a batch is about 64 KiB. */
+const batchesAhead = 4
 
 /**
  * The rows of a Parquet file, which is read and decompressed in a worker thread of its own, a page
@@ -25,17 +27,16 @@ export async function* readParquet(reading: Reading): AsyncGenerator<ReadRecord 
     deadlineMs: limits.batchMilliseconds,
     subject: 'reading the Parquet file',
   })
-  const request = (): Promise<RowBatch> => {
-    const batch = worker.request<RowBatch>('next', undefined, { signal })
-    // It is awaited after the batch before it has been consumed.
-    batch.catch(() => undefined)
-    return batch
-  }
+  const pending: Promise<RowBatch>[] = []
   try {
-    let next = request()
     for (;;) {
-      const { results, done } = await next
-      if (!done) next = request()
+      while (pending.length < batchesAhead) {
+        const batch = worker.request<RowBatch>('next', undefined, { signal })
+        // It is awaited after those before it have been consumed, or not at all.
+        batch.catch(() => undefined)
+        pending.push(batch)
+      }
+      const { results, done } = await pending.shift()!
       for (const result of results) {
         reading.line = result.line + 1
         yield result

@@ -27,22 +27,20 @@ const batchSize = 2 ** 16
 answerRequests(async () => {
   const { path, limits } = workerData as ParquetWorkerData
   const { file, size } = await openFile(new Reading(path, { limits }))
+  // The file is closed with the worker.
   const rows = readRowsOfFile(new FileBytes(file, size), limits)
   let line = 1
   let failure: Error | undefined
 
   return {
-    async next(): Promise<RowBatch> {
+    next(): RowBatch {
       const results: RowBatch['results'] = []
       let size = 0
       try {
         if (failure) throw failure
         while (size < batchSize) {
           const { value, done } = rows.next()
-          if (done) {
-            await file.close()
-            return { results, done }
-          }
+          if (done) return { results, done }
           results.push(value.result)
           size += value.size + 16
           line = value.result.line + 1
