@@ -106,9 +106,10 @@ static void tile_of(int64_t rows, Sum sum, int64_t steps, const float* a, int64_
     PL_CASE(2)
     PL_CASE(3)
     PL_CASE(4)
-    PL_CASE(5) PL_CASE(6)
+    PL_CASE(5)
+    PL_CASE(6)
 #if defined(PL_TARGET_AVX512)
-        PL_CASE(7) PL_CASE(8) PL_CASE(9) PL_CASE(10) PL_CASE(11) PL_CASE(12)
+    PL_CASE(7) PL_CASE(8) PL_CASE(9) PL_CASE(10) PL_CASE(11) PL_CASE(12)
 #endif
   }
 #undef PL_CASE
