@@ -39,7 +39,7 @@ std::vector<Block> blocks_of(const ProductKernels& kernels, const Product& produ
     const int64_t step = form == Form::pairs ? 2 * kBlock : kBlock;
     // Where the rows of x are the columns of y (TN), packing brings them closer together, which
     // pays if enough columns share it.
-    const bool in_place = form == Form::floats && !segment.mask_x &&
+    const bool in_place = (form == Form::floats || form == Form::widened) && !segment.mask_x &&
                           (product.layout != PL_TN || product.columns <= 4 * kPanel) &&
                           !shares_cache_lines(segment.x_stride);
     for (int64_t k = 0; k < segment.k; k += step)
@@ -72,7 +72,14 @@ struct Task {
 
   struct X {
     const float* data;
+    float* packed;  // data, if it must be packed there
     int64_t step;
+  };
+
+  // The panel that is multiplied next.
+  struct Ahead {
+    const Block* block;  // null: there is none
+    int64_t column;
   };
 
   void run_in_blocks() {
@@ -80,12 +87,19 @@ struct Task {
     float* panels = x_scratch + kMostRows * kLead;
     float* c = panels + kPanelsFloats;
     for (const Block& block : blocks) {
-      const X x = pack(block, x_scratch);
-      pack_panels(block, 0, columns, panels);
-      for (int64_t j = 0; j < columns; j += kPanel)
-        multiply(block, j, x, panels + j / kPanel * kPanelStride, c + j * rows);
+      const bool last = &block == &blocks.back();
+      // The rows of a tensor are long: all panels are made from them at once.
+      if (!block.segment->weight) pack_panels(block, 0, columns, panels);
+      for (int64_t j = 0; j < columns; j += kPanel) {
+        float* panel = panels + j / kPanel * kPanelStride;
+        if (block.segment->weight)
+          pack_panels(block, j, least(kPanel, columns - j), panel = panels);
+        Ahead ahead = {&block, j + kPanel};
+        if (ahead.column >= columns) ahead = {last ? nullptr : &block + 1, 0};
+        multiply(block, j, x_of(block, x_scratch), j == 0, panel, ahead, c + j * rows);
+      }
       if (block.mask_after) mask(0, columns, c);
-      if (block.mask_after && &block == &blocks.back())
+      if (block.mask_after && last)
         for (int64_t j = 0; j < columns; j += kPanel) finish(j, 0, rows, c + j * rows);
     }
   }
@@ -96,43 +110,50 @@ struct Task {
     for (int64_t j = 0; j < columns; j += kPanel) {
       float* x_scratch = scratch;
       for (const Block& block : blocks) {
-        X x = {x_scratch, kLead};
-        if (block.x_in_place || j == 0) x = pack(block, x_scratch);
-        if (!block.x_in_place) x_scratch += rows * kLead;
+        const bool last = &block == &blocks.back();
         pack_panels(block, j, least(kPanel, columns - j), panel);
-        multiply(block, j, x, panel, c);
+        Ahead ahead = {&block + 1, j};
+        if (last) ahead = {j + kPanel < columns ? &blocks.front() : nullptr, j + kPanel};
+        multiply(block, j, x_of(block, x_scratch), j == 0, panel, ahead, c);
+        if (!block.x_in_place) x_scratch += rows * kLead;
         if (block.mask_after) mask(j, least(kPanel, columns - j), c);
-        if (block.mask_after && &block == &blocks.back()) finish(j, 0, rows, c);
+        if (block.mask_after && last) finish(j, 0, rows, c);
       }
     }
+  }
+
+  // Where x is read: in place, or from where pack() puts it.
+  X x_of(const Block& block, float* packed) const {
+    const Segment& segment = *block.segment;
+    const bool transposed = product.layout == PL_TN;
+    if (!block.x_in_place) return {packed, packed, transposed ? transposed_lead() : kLead};
+    return {transposed ? segment.x + block.k * segment.x_stride + row
+                       : segment.x + row * segment.x_stride + block.k,
+            nullptr, segment.x_stride};
   }
 
   // Of x packed in TN, whose rows are as long as the task has rows: an odd number of cache lines.
   int64_t transposed_lead() const { return divide_up(rows, 32) * 32 + 16; }
 
-  X pack(const Block& block, float* out) {
+  // Rows [i, i + count) of the task; in TN all of them.
+  void pack(const Block& block, int64_t i, int64_t count, float* out) {
     const Segment& segment = *block.segment;
-    const bool transposed = product.layout == PL_TN;
-    const float* from = transposed ? segment.x + block.k * segment.x_stride + row
-                                   : segment.x + row * segment.x_stride + block.k;
-    if (block.x_in_place) return {from, segment.x_stride};
-    if (transposed) {
-      kernels.pack(from, segment.x_stride, block.count, rows, out, transposed_lead());
-      return {out, transposed_lead()};
+    if (product.layout == PL_TN) {
+      kernels.pack(segment.x + block.k * segment.x_stride + row, segment.x_stride, block.count,
+                   rows, out, transposed_lead());
+      return;
     }
+    const float* from = segment.x + (row + i) * segment.x_stride + block.k;
+    out += i * kLead;
     if (block.form == Form::pairs)
-      kernels.pack_pairs(from, segment.x_stride, rows, block.count, out);
+      kernels.pack_pairs(from, segment.x_stride, count, block.count, out);
     else if (block.form == Form::rounded)
-      kernels.pack_rounded(from, segment.x_stride, rows, block.count, out);
+      kernels.pack_rounded(from, segment.x_stride, count, block.count, out);
     else
-      kernels.pack(from, segment.x_stride, rows, block.count, out, kLead);
+      kernels.pack(from, segment.x_stride, count, block.count, out, kLead);
     if (segment.mask_x)
-      for (int64_t i = 0; i < rows; ++i)
-        kernels.drop(*product.dropout, row + i, block.k, block.count, out + i * kLead, kPanel);
-    if (block.form == Form::widened && block.count % 2 == 1)
-      for (int64_t i = 0; i < rows; ++i)
-        out[i * kLead + block.count] = 0;  // beside the zero that pads the panel
-    return {out, kLead};
+      for (int64_t r = 0; r < count; ++r)
+        kernels.drop(*product.dropout, row + i + r, block.k, block.count, out + r * kLead, kPanel);
   }
 
   // The weight's own panels serve as they are.
@@ -141,7 +162,8 @@ struct Task {
            (block.form == Form::floats || block.form == Form::pairs || few_rows_widened(block));
   }
   bool few_rows_widened(const Block& block) const {
-    return block.form == Form::widened && product.layout == PL_NT && rows <= 2 * kernels.tile_rows;
+    return block.form == Form::widened && product.layout == PL_NT && block.count % 2 == 0 &&
+           rows <= 2 * kernels.tile_rows;
   }
   // The rows of w serve as a panel: few rows of y would not repay a copy.
   bool rows_in_place(const Block& block, int64_t width) const {
@@ -184,7 +206,6 @@ struct Task {
       for (int64_t i = 0; i < width; i += kPanel) {
         const int64_t from = (block.k + k) / kPanel, columns_here = least(kPanel, width - i);
         float* to = out + i / kPanel * kPanelStride;
-        if (k + kPanel < block.count) prefetch_panel(weight, from + 1, first + i, columns_here);
         if (block.form == Form::pairs) {
           kernels.transpose_pairs(panel_pairs(weight, from) + (first + i) / 2 * kPanel,
                                   columns_here, to + k / 2 * kPanel);
@@ -195,34 +216,53 @@ struct Task {
           in = panel_floats(weight, from) + (first + i) * kPanel;
         else
           kernels.widen(panel_pairs(weight, from) + (first + i) / 2 * kPanel, columns_here, wide);
-        const int64_t left =
-            block.count - k;  // rounded up, as the weight's rows beyond the last are zeros
-        kernels.panel_from_columns(in, kPanel, least(kPanel, left + left % 2), columns_here,
+        kernels.panel_from_columns(in, kPanel, least(kPanel, block.count - k), columns_here,
                                    to + k * kPanel);
       }
   }
 
-  static void prefetch_panel(const pl_weight& weight, int64_t panel, int64_t column,
-                             int64_t count) {
-    const bool pairs = weight.base.options.storage == PL_BF16;
-    const uint32_t* from = panel_pairs(weight, panel) + (pairs ? column / 2 : column) * kPanel;
-    const int64_t words = (pairs ? (count + 1) / 2 : count) * kPanel;
-    for (int64_t i = 0; i < words; i += 16) __builtin_prefetch(from + i, 0, 2);
+  // One of `parts` parts of the weight's words that a panel is made of, or is.
+  void prefetch(Ahead ahead, int64_t part, int64_t parts) const {
+    if (!ahead.block || !ahead.block->segment->weight) return;
+    const Block& block = *ahead.block;
+    const pl_weight& weight = *block.segment->weight;
+    const int64_t first = column + ahead.column;
+    const int64_t per_word = weight.base.options.storage == PL_BF16 ? 2 : 1;
+    if (product.layout == PL_NT) {
+      const uint32_t* words = panel_pairs(weight, first / kPanel) + block.k / per_word * kPanel;
+      const int64_t count = divide_up(block.count, per_word) * kPanel;
+      prefetch_words(words + part * count / parts, words + (part + 1) * count / parts);
+    } else {
+      const int64_t count = divide_up(block.count, kPanel);
+      const int64_t width = divide_up(least(kPanel, columns - ahead.column), per_word) * kPanel;
+      for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
+        const uint32_t* words =
+            panel_pairs(weight, block.k / kPanel + i) + first / per_word * kPanel;
+        prefetch_words(words, words + width);
+      }
+    }
   }
 
-  // c (+)= x times the panel of columns [j, j + kPanel). After the last block, y is made from it a
-  // few rows at a time.
-  void multiply(const Block& block, int64_t j, X x, const float* packed, float* c) {
+  static void prefetch_words(const uint32_t* begin, const uint32_t* end) {
+    for (; begin < end; begin += 16) __builtin_prefetch(begin, 0, 2);
+  }
+
+  // c (+)= x times the panel of columns [j, j + kPanel), a few rows at a time: x is packed, the
+  // next panel fetched, and after the last block y made, in between.
+  void multiply(const Block& block, int64_t j, X x, bool pack_first, const float* packed,
+                Ahead ahead, float* c) {
     const int64_t width = least(kPanel, columns - j);
     const bool last = &block == &blocks.back() && !block.mask_after;
-    if (!last) {
-      multiply_rows(block, j, width, 0, rows, x, packed, c);
-      return;
-    }
-    const int64_t step = 4 * kernels.tile_rows;
+    const bool packs = x.packed && pack_first;
+    if (packs && product.layout == PL_TN) pack(block, 0, rows, x.packed);
+    const int64_t step = 2 * kernels.tile_rows, parts = divide_up(rows, step);
     for (int64_t i = 0; i < rows; i += step) {
-      multiply_rows(block, j, width, i, least(step, rows - i), x, packed, c);
-      finish(j, i, least(step, rows - i), c + i * kPanel);
+      const int64_t count = least(step, rows - i);
+      if (packs && product.layout != PL_TN) pack(block, i, count, x.packed);
+      if (parts > 3) prefetch(ahead, i / step, parts);
+      if (last) prefetch_y(j, i, count);
+      multiply_rows(block, j, width, i, count, x, packed, c);
+      if (last) finish(j, i, count, c + i * kPanel);
     }
   }
 
@@ -249,13 +289,20 @@ struct Task {
     if (block.form == Form::pairs)
       kernels.multiply_pairs(sum, count, width, divide_up(block.count, 2), a, b, c);
     else if (few_rows_widened(block))
-      kernels.multiply_widened(sum, count, width, block.count, a, b, c);
+      kernels.multiply_widened(sum, count, width, block.count, a, x.step, b, c);
     else if (transposed)
       kernels.multiply_transposed(sum, count, width, block.count, a, x.step, b, b_step, c);
     else
-      kernels.multiply(sum, count, width,
-                       block.form == Form::widened ? block.count + block.count % 2 : block.count, a,
-                       x.step, b, b_step, c);
+      kernels.multiply(sum, count, width, block.count, a, x.step, b, b_step, c);
+  }
+
+  void prefetch_y(int64_t j, int64_t i, int64_t count) const {
+    for (int64_t r = row + i; r < row + i + count; ++r)
+      for (int64_t at = column + j; at < column + j + kPanel && at < product.columns; at += 16) {
+        __builtin_prefetch(product.y + r * product.y_stride + at, 1, 3);
+        if (product.residual)
+          __builtin_prefetch(product.residual + r * product.residual_stride + at, 0, 3);
+      }
   }
 
   void mask(int64_t j, int64_t width, float* c) {

@@ -56,10 +56,9 @@ struct ProductKernels {
   // The same from a[k][rows].
   void (*multiply_transposed)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
                               int64_t a_step, const float* b, int64_t b_step, float* c);
-  // From a[rows][kLead] and a panel that holds pairs of bf16; an odd k is rounded up, so a needs a
-  // zero there.
+  // From a panel that holds pairs of bf16; k is even.
   void (*multiply_widened)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
-                           const float* b, float* c);
+                           int64_t a_step, const float* b, float* c);
   // From a[rows][kLead] and a panel, both of pairs of bf16 that k counts; null where the processor
   // cannot.
   void (*multiply_pairs)(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,

@@ -45,8 +45,7 @@ static void multiply_pairs(Sum sum, int64_t rows, int64_t columns, int64_t k, co
 static void pack_pairs(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out) {
   for (int64_t row = 0; row < rows; ++row, x += stride, out += kLead) {
     // Rows are short and far apart, which the processor's own prefetching does not follow.
-    if (row + 4 < rows)
-      for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(x + 4 * stride + i, 0, 2);
+    for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(x + 4 * stride + i, 0, 2);
     int64_t i = 0;
     for (; i + 32 <= columns; i += 32)
       store(out + i / 2, (Floats)_mm512_cvtne2ps_pbh(load(x + i + 16), load(x + i)));

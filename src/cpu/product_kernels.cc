@@ -23,11 +23,12 @@ static void multiply_transposed(Sum sum, int64_t rows, int64_t columns, int64_t 
 }
 
 static void multiply_widened(Sum sum, int64_t rows, int64_t columns, int64_t k, const float* a,
-                             const float* b, float* c) {
-  multiply_panel<WideningStep, Walk::rows>(sum, rows, columns, (k + 1) / 2, a, kLead, b, kPanel, c);
+                             int64_t a_step, const float* b, float* c) {
+  multiply_panel<WideningStep, Walk::rows>(sum, rows, columns, k / 2, a, a_step, b, kPanel, c);
 }
 
-// Rows are short and far apart, which the processor's own prefetching does not follow.
+// Rows are short and far apart, which the processor's own prefetching does not follow. Beyond the
+// last row, prefetching does nothing.
 PL_INLINE void prefetch_row(const float* x, int64_t columns) {
   for (int64_t i = 0; i < columns; i += 16) __builtin_prefetch(x + i, 0, 2);
 }
@@ -36,7 +37,7 @@ constexpr int64_t kRowsAhead = 4;
 static void pack(const float* x, int64_t stride, int64_t rows, int64_t columns, float* out,
                  int64_t out_stride) {
   for (int64_t row = 0; row < rows; ++row, x += stride, out += out_stride) {
-    if (row + kRowsAhead < rows) prefetch_row(x + kRowsAhead * stride, columns);
+    prefetch_row(x + kRowsAhead * stride, columns);
     int64_t i = 0;
     for (; i + kLanes <= columns; i += kLanes) store(out + i, load(x + i));
     if (i < columns)
@@ -57,7 +58,7 @@ PL_INLINE Floats round_to_bf16(Floats x) {
 static void pack_rounded(const float* x, int64_t stride, int64_t rows, int64_t columns,
                          float* out) {
   for (int64_t row = 0; row < rows; ++row, x += stride, out += kLead) {
-    if (row + kRowsAhead < rows) prefetch_row(x + kRowsAhead * stride, columns);
+    prefetch_row(x + kRowsAhead * stride, columns);
     int64_t i = 0;
     for (; i + kLanes <= columns; i += kLanes) store(out + i, round_to_bf16(load(x + i)));
     if (i < columns)
@@ -69,7 +70,7 @@ static void pack_rounded(const float* x, int64_t stride, int64_t rows, int64_t c
 static void panels_from_rows(const float* w, int64_t stride, int64_t k, int64_t columns,
                              float* out) {
   for (; k > 0; --k, w += stride, out += kPanel) {
-    if (k > kRowsAhead) prefetch_row(w + kRowsAhead * stride, columns);
+    prefetch_row(w + kRowsAhead * stride, columns);
     for (int64_t j = 0; j < columns; j += kPanel) {
       float* to = out + j / kPanel * kPanelStride;
 #pragma GCC unroll 8
