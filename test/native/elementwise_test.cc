@@ -332,7 +332,7 @@ void test_column_sum(Random& random) {
         args.x = x.tensor();
         args.y = y.tensor();
         RUN(column_sum, pool, args);
-        close(y, reference, 2e-6, "column_sum");  // sums of 64 terms, then of 5
+        close(y, reference, 2e-6, "column_sum", std::sqrt(double(t)));  // its terms may cancel
         if (threads == 1) first = y;
         expect(y.same(first), "column_sum with threads");
       }

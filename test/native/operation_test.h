@@ -202,7 +202,7 @@ void run_operation(const char* name, pl_operation operation, pl_status (*check)(
 // Largest distance from the reference over the reference's largest magnitude, or least_size if that
 // is more.
 inline double distance(const Floats& y, const std::vector<double>& reference, double least_size) {
-  double most = 0, size = least_size;
+  double most = 0, size = std::max(least_size, 1e-30);
   for (int64_t i = 0; i < y.count(); ++i) {
     const double error = std::fabs(double(y[i]) - reference[size_t(i)]);
     if (!(error <= most)) most = error;  // NaN too
@@ -212,7 +212,7 @@ inline double distance(const Floats& y, const std::vector<double>& reference, do
 }
 
 inline bool close(const Floats& y, const std::vector<double>& reference, double tolerance,
-                  const std::string& what, double least_size = 1e-30) {
+                  const std::string& what, double least_size = 0) {
   const double d = distance(y, reference, least_size);
   return expect(d <= tolerance, what + ": " + std::to_string(d / tolerance) + " of the tolerance");
 }
