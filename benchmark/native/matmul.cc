@@ -52,11 +52,13 @@ static void read_memory(const float* data, int64_t count, float* sink) {
 #include <ctime>
 #include <functional>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "cpu/operations.h"
 #include "cpu/weight.h"
+#include "runtime/heap.h"
 
 #if defined(__x86_64__)
 #ifdef __clang__
@@ -110,9 +112,27 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// Memory as a device hands it out: in huge pages where the system has them.
+template <class T>
+struct Allocator {
+  using value_type = T;
+  Allocator() = default;
+  template <class U>
+  Allocator(const Allocator<U>&) {}
+  T* allocate(size_t count) {
+    void* data = polylora::map_memory(count * sizeof(T));
+    if (!data) throw std::bad_alloc();
+    return static_cast<T*>(data);
+  }
+  void deallocate(T* data, size_t count) { polylora::unmap_memory(data, count * sizeof(T)); }
+  bool operator==(const Allocator&) const { return true; }
+  bool operator!=(const Allocator&) const { return false; }
+};
+using Buffer = std::vector<float, Allocator<float> >;
+
 Pool* pool;
 const char* filter = "";
-std::vector<float> memory;  // beyond every cache
+Buffer memory;  // beyond every cache
 
 // Rates of one thread of the pool while all are busy.
 double fma_rate() {
@@ -199,8 +219,8 @@ pl_tensor vector(float* data, int64_t count) {
   return t;
 }
 
-std::vector<float> random_floats(int64_t count) {
-  std::vector<float> out(static_cast<size_t>(count));
+Buffer random_floats(int64_t count) {
+  Buffer out(static_cast<size_t>(count));
   uint32_t state = 12345;
   for (float& value : out) {
     state = state * 1664525u + 1013904223u;
@@ -210,15 +230,12 @@ std::vector<float> random_floats(int64_t count) {
 }
 
 struct PackedWeight {
-  std::unique_ptr<float[]> memory;
+  Buffer memory;
   pl_weight* handle;
-  PackedWeight(int64_t rows, int64_t columns, pl_dtype storage, pl_dtype compute,
-               std::vector<float>& source) {
+  PackedWeight(int64_t rows, int64_t columns, pl_dtype storage, pl_dtype compute, Buffer& source) {
     pl_weight_options options = {sizeof(pl_weight_options), rows, columns, storage, compute};
-    memory.reset(new float[weight_bytes(options) / 4 + 16]());
-    handle = create_weight(
-        options,
-        reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) & ~uintptr_t(63)));
+    memory.resize(weight_bytes(options) / 4);
+    handle = create_weight(options, memory.data());
     pl_weight_update_args update = {};
     update.weight = handle;
     update.source = tensor(source.data(), rows, columns);
@@ -232,9 +249,8 @@ const char* layout_names[] = {"NT", "NN", "TN"};
 // rank 0: no low-rank segment
 void product(pl_layout layout, int64_t m, int64_t k, int64_t n, pl_dtype storage, pl_dtype compute,
              int64_t rank, float dropout) {
-  std::vector<float> x = random_floats(m * k), w = random_floats(k * n),
-                     y(static_cast<size_t>(m * n));
-  std::vector<float> p = random_floats(m * rank + 1), b = random_floats(n * rank + 1);
+  Buffer x = random_floats(m * k), w = random_floats(k * n), y(static_cast<size_t>(m * n));
+  Buffer p = random_floats(m * rank + 1), b = random_floats(n * rank + 1);
   std::vector<int32_t> rows(static_cast<size_t>(std::max(m, k)), 3);
   int32_t step = 1;
   std::unique_ptr<PackedWeight> weight;
@@ -281,8 +297,8 @@ void product(pl_layout layout, int64_t m, int64_t k, int64_t n, pl_dtype storage
 }
 
 void project(int64_t t, int64_t k, int64_t r, float dropout) {
-  std::vector<float> x = random_floats(t * k), a = random_floats(r * k), scale = random_floats(r);
-  std::vector<float> s(static_cast<size_t>(t * r));
+  Buffer x = random_floats(t * k), a = random_floats(r * k), scale = random_floats(r);
+  Buffer s(static_cast<size_t>(t * r));
   std::vector<int32_t> rows(static_cast<size_t>(t), 3);
   int32_t step = 1;
   pl_low_rank_project_args args = {};
@@ -300,9 +316,8 @@ void project(int64_t t, int64_t k, int64_t r, float dropout) {
 }
 
 void backward(int64_t t, int64_t n, int64_t r) {
-  std::vector<float> dy = random_floats(t * n), b = random_floats(n * r), p = random_floats(t * r);
-  std::vector<float> scale = random_floats(r), out(static_cast<size_t>(t * r)),
-                     d_b(static_cast<size_t>(n * r));
+  Buffer dy = random_floats(t * n), b = random_floats(n * r), p = random_floats(t * r);
+  Buffer scale = random_floats(r), out(static_cast<size_t>(t * r)), d_b(static_cast<size_t>(n * r));
   pl_low_rank_backward_args args = {};
   args.dy = tensor(dy.data(), t, n);
   args.b = tensor(b.data(), n, r);
@@ -310,8 +325,7 @@ void backward(int64_t t, int64_t n, int64_t r) {
   args.rank_scale = vector(scale.data(), r);
   args.t = tensor(out.data(), t, r);
   args.d_b = tensor(d_b.data(), n, r);
-  std::vector<float> workspace(
-      workspace_of(PL_OPERATION_low_rank_backward, &args, pool->threads()) / 4 + 1);
+  Buffer workspace(workspace_of(PL_OPERATION_low_rank_backward, &args, pool->threads()) / 4 + 1);
   args.header.workspace = workspace.data();
   args.header.workspace_bytes = workspace.size() * 4;
   measure("backward " + std::to_string(t) + "x" + std::to_string(n) + " rank " + std::to_string(r),
@@ -320,8 +334,7 @@ void backward(int64_t t, int64_t n, int64_t r) {
 }
 
 void expand(int64_t t, int64_t n, int64_t r) {
-  std::vector<float> p = random_floats(t * r), b = random_floats(n * r),
-                     y(static_cast<size_t>(t * n));
+  Buffer p = random_floats(t * r), b = random_floats(n * r), y(static_cast<size_t>(t * n));
   pl_segment segment = {};
   segment.x = tensor(p.data(), t, r);
   segment.w = tensor(b.data(), n, r);
@@ -336,9 +349,8 @@ void expand(int64_t t, int64_t n, int64_t r) {
 }
 
 void head(int64_t t, int64_t d, int64_t v, pl_dtype storage, pl_dtype compute) {
-  std::vector<float> x = random_floats(t * d), w = random_floats(v * d),
-                     d_x(static_cast<size_t>(t * d));
-  std::vector<float> loss(static_cast<size_t>(t));
+  Buffer x = random_floats(t * d), w = random_floats(v * d), d_x(static_cast<size_t>(t * d));
+  Buffer loss(static_cast<size_t>(t));
   std::vector<int32_t> rows(static_cast<size_t>(t)), labels(static_cast<size_t>(t));
   for (int64_t i = 0; i < t; ++i) {
     rows[size_t(i)] = int32_t(i);
@@ -356,8 +368,7 @@ void head(int64_t t, int64_t d, int64_t v, pl_dtype storage, pl_dtype compute) {
   args.loss_scale = vector(&scale, 1);
   args.loss = vector(loss.data(), t);
   args.d_x = tensor(d_x.data(), t, d);
-  std::vector<float> workspace(
-      workspace_of(PL_OPERATION_head_cross_entropy, &args, pool->threads()) / 4 + 1);
+  Buffer workspace(workspace_of(PL_OPERATION_head_cross_entropy, &args, pool->threads()) / 4 + 1);
   args.header.workspace = workspace.data();
   args.header.workspace_bytes = workspace.size() * 4;
   measure("head " + std::to_string(t) + "x" + std::to_string(d) + "x" + std::to_string(v) +
@@ -369,7 +380,7 @@ void head(int64_t t, int64_t d, int64_t v, pl_dtype storage, pl_dtype compute) {
 }
 
 void gather(int64_t t, int64_t d, int64_t v, pl_dtype storage) {
-  std::vector<float> w = random_floats(v * d), y(static_cast<size_t>(t * d));
+  Buffer w = random_floats(v * d), y(static_cast<size_t>(t * d));
   std::vector<int32_t> indices(static_cast<size_t>(t));
   for (int64_t i = 0; i < t; ++i) indices[size_t(i)] = int32_t(i * 7919 % v);
   PackedWeight weight(v, d, storage, PL_F32, w);
@@ -383,7 +394,7 @@ void gather(int64_t t, int64_t d, int64_t v, pl_dtype storage) {
 }
 
 void update(int64_t rows, int64_t columns, pl_dtype storage) {
-  std::vector<float> w = random_floats(rows * columns);
+  Buffer w = random_floats(rows * columns);
   PackedWeight weight(rows, columns, storage, PL_F32, w);
   pl_weight_update_args args = {};
   args.weight = weight.handle;
