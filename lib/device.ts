@@ -6,9 +6,10 @@ import {
   type DType,
   type NativeDevice,
   type NativeTensor,
+  type OperationTime,
 } from './native.js'
 
-export type { DeviceInfo, DeviceOptions, DType }
+export type { DeviceInfo, DeviceOptions, DType, OperationTime }
 
 /** Where a device kind was loaded from, or why it is not there. */
 export interface Backend {
@@ -79,6 +80,14 @@ export class Device {
   /** Resolves when everything queued so far has run. @throws DeviceError with the first failure */
   async synchronize(): Promise<void> {
     await this.#addon.synchronize(this.native)
+  }
+
+  /**
+   * Turns the timing of operations on or off (at first it is off). Returns the operations that have run since it was last
+   * turned on; what is queued but has not run is not among them, so synchronise first.
+   */
+  profile(on: boolean): OperationTime[] {
+    return this.#addon.profile(this.native, on)
   }
 
   /** Gives memory that is cached for reuse back to the system, once the queue has passed its last use. */

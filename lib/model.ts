@@ -155,12 +155,12 @@ export class Model {
   }
 
   /**
-   * Streams the continuation of one prompt. A string is rendered as a user's turn if the tokenizer has a chat template,
-   * else taken as it is; `{ raw: true }` always takes it as it is.
+   * Streams the continuation of one prompt. A string is taken as it is, as in training, or with `chatTemplate` rendered
+   * as a user's turn; messages are always rendered.
    */
   async *generate(
     prompt: string | readonly ChatMessage[],
-    options: GenerateOptions & { raw?: boolean } = {},
+    options: GenerateOptions & { chatTemplate?: boolean } = {},
   ): AsyncGenerator<string> {
     for await (const { text } of this.generateBatch([prompt], options)) if (text) yield text
   }
@@ -168,19 +168,22 @@ export class Model {
   /** The same for several prompts at once. */
   async *generateBatch(
     prompts: readonly (string | readonly ChatMessage[])[],
-    options: GenerateOptions & { raw?: boolean } = {},
+    options: GenerateOptions & { chatTemplate?: boolean } = {},
   ): AsyncGenerator<GeneratedText> {
     const { tokenizer } = this
     const tokens = await Promise.all(
-      prompts.map((prompt) => this.#encodePrompt(prompt, options.raw ?? false)),
+      prompts.map((prompt) => this.#encodePrompt(prompt, options.chatTemplate ?? false)),
     )
     yield* generate(this.decoder, this.#adapter, tokenizer, tokens, options)
   }
 
-  async #encodePrompt(prompt: string | readonly ChatMessage[], raw: boolean): Promise<Int32Array> {
+  async #encodePrompt(
+    prompt: string | readonly ChatMessage[],
+    chatTemplate: boolean,
+  ): Promise<Int32Array> {
     const { tokenizer } = this
     const isText = typeof prompt === 'string'
-    if (isText && (raw || tokenizer.chatTemplate === undefined))
+    if (isText && !chatTemplate)
       return (await tokenizer.encode([prompt], { addSpecialTokens: true }))[0]
     const messages = isText ? [{ role: 'user', content: prompt }] : prompt
     const text = await tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true })

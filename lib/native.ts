@@ -54,6 +54,12 @@ export interface DeviceInfo {
   queueDepth: number
 }
 
+export interface OperationTime {
+  operation: string
+  count: number
+  seconds: number
+}
+
 export interface SafetensorsEntry {
   name: string
   /** As the file spells it: F32, BF16, … */
@@ -81,6 +87,8 @@ export interface NativeAddon {
   describeDevice(device: NativeDevice): DeviceInfo
   /** Resolves when everything queued before has finished; rejects with the first failure. */
   synchronize(device: NativeDevice): Promise<void>
+  /** Turns the timing of operations on or off; returns what ran since it was last turned on. */
+  profile(device: NativeDevice, on: boolean): OperationTime[]
   /** Gives cached memory back to the system. */
   trim(device: NativeDevice): void
 

@@ -580,6 +580,11 @@ typedef struct pl_weight_options {
 
 typedef void (*pl_host_callback)(void* user, const pl_status* status);
 
+typedef struct pl_operation_time {
+  uint64_t count;       /* operations that have run */
+  uint64_t nanoseconds; /* in them, on the device's clock */
+} pl_operation_time;
+
 typedef struct pl_device_table {
   uint32_t abi_version;
   uint32_t size;
@@ -604,6 +609,9 @@ typedef struct pl_device_table {
    * closed. */
   pl_status (*callback)(pl_stream* stream, pl_host_callback function, void* user);
   pl_status (*synchronize)(pl_stream* stream);
+  /* Times each operation while on; off at first. `times` is null, or receives PL_OPERATION_COUNT
+   * entries: what has run since profiling was last turned on. */
+  void (*profile)(pl_stream* stream, int32_t on, pl_operation_time* times);
 
   pl_status (*weight_create)(pl_stream* stream, const pl_weight_options* options,
                              pl_weight** weight);

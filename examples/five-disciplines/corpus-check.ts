@@ -28,8 +28,14 @@ interface Gate {
   met: boolean
 }
 
+interface Accuracy {
+  all: number
+  bySkill: Readonly<Record<string, number>>
+}
+
 const gates: Gate[] = []
-const accuracies: Record<string, { before: number; after: number }> = {}
+const skills: Record<string, Record<'before' | 'after', Accuracy['bySkill']>> = {}
+const round = (share: number) => Math.round(share * 1000) / 1000
 const folder = mkdtempSync(join(tmpdir(), 'polylora-corpus-'))
 const device = Device.open('cpu')
 const dtype = device.info.instructionSet === 'avx512-bf16' ? 'bf16' : 'f32'
@@ -37,32 +43,25 @@ const open = () => Model.load(modelFolder, { device, dtype })
 
 async function main(): Promise<void> {
   const corpus = generateCorpus({ seed: committedSeed })
-  const before = await measure(open, (model) => accuracyOfAll(model))
+  const repeated: Partial<Record<DisciplineName, number>> = {}
   for (const name of disciplineNames) {
     console.log(`training on ${name}`)
+    const before = await measure(open, (model) => accuracy(model, name))
     const after = await trainAndMeasure(name, corpus.disciplines[name].train, {
       save: join(folder, name),
     })
-    accuracies[name] = { before: before[name], after }
-    gate(
-      `${name} before tuning`,
-      before[name],
-      '5 to 60%',
-      before[name] >= 0.05 && before[name] <= 0.6,
-    )
-    gate(
-      `${name} gain by its own LoRA`,
-      after - before[name],
-      'at least 15 points',
-      after - before[name] >= 0.15,
-    )
-    gate(`${name} after tuning`, after, 'at most 95%', after <= 0.95)
+    skills[name] = { before: before.bySkill, after: after.bySkill }
+    repeated[name] = after.all
+    const gain = after.all - before.all
+    gate(`${name} before tuning`, before.all, '5 to 60%', before.all >= 0.05 && before.all <= 0.6)
+    gate(`${name} gain by its own LoRA`, gain, 'at least 15 points', gain >= 0.15)
+    gate(`${name} after tuning`, after.all, 'at most 95%', after.all <= 0.95)
   }
   await checkInstructions()
   for (const name of lowResource as DisciplineName[]) {
     console.log(`training on fresh records of ${name}`)
     const fresh = await trainAndMeasure(name, reserve(name, samplesSeen, committedSeed))
-    const difference = fresh - accuracies[name].after
+    const difference = fresh.all - repeated[name]!
     gate(`${name} fresh minus repeated`, difference, 'at least 3 points', difference >= 0.03)
   }
   report()
@@ -92,7 +91,7 @@ async function trainAndMeasure(
   name: DisciplineName,
   records: readonly QuestionRecord[],
   { save }: { save?: string } = {},
-): Promise<number> {
+): Promise<Accuracy> {
   const path = join(folder, `${name}.jsonl`)
   writeFileSync(path, records.map((record) => `${JSON.stringify(record)}\n`).join(''))
   const options: TrainOptions = {
@@ -111,23 +110,23 @@ async function trainAndMeasure(
   })
 }
 
-async function accuracyOfAll(model: Model): Promise<Record<string, number>> {
-  const result: Record<string, number> = {}
-  for (const name of disciplineNames) result[name] = await accuracy(model, name)
-  return result
-}
-
-/** Chance-corrected share of the validation questions answered exactly. */
-async function accuracy(model: Model, name: string): Promise<number> {
-  let sum = 0
+/** Chance-corrected share of the validation questions answered exactly, over all and by skill. */
+async function accuracy(model: Model, name: string): Promise<Accuracy> {
+  const sums = new Map<string, { sum: number; count: number }>()
   const { records } = await evaluate(model, {
     data: here(`data/${name}.validation.jsonl`),
+    chatTemplate: true,
     onRecord({ greedy, fields }) {
       const chance = Number(fields.chance)
-      sum += ((greedy ? 1 : 0) - chance) / (1 - chance)
+      const skill = String(fields.skill)
+      const { sum, count } = sums.get(skill) ?? { sum: 0, count: 0 }
+      const score = ((greedy ? 1 : 0) - chance) / (1 - chance)
+      sums.set(skill, { sum: sum + score, count: count + 1 })
     },
   })
-  return sum / records
+  const bySkill = [...sums].map(([skill, { sum, count }]) => [skill, round(sum / count)] as const)
+  const total = [...sums.values()].reduce((all, { sum }) => all + sum, 0)
+  return { all: total / records, bySkill: Object.fromEntries(bySkill) }
 }
 
 /** Share of the validation instructions that the model's own answer obeys. */
@@ -137,6 +136,7 @@ async function instructionAccuracy(model: Model): Promise<number> {
   for (let begin = 0; begin < records.length; begin += 64) {
     const prompts = records.slice(begin, begin + 64).map(({ prompt }) => prompt)
     for await (const { index, text } of model.generateBatch(prompts, {
+      chatTemplate: true,
       maxTokens: 48,
       temperature: 0,
     }))
@@ -172,7 +172,7 @@ function report(): void {
   console.log(`${gates.length - unmet} of ${gates.length} gates met`)
   const processor = cpus()[0]?.model ?? 'unknown'
   const { instructionSet, threads } = device.info
-  const measured = { processor, instructionSet, threads, dtype, seed: committedSeed, gates }
+  const measured = { processor, instructionSet, threads, dtype, seed: committedSeed, gates, skills }
   writeFileSync(here('corpus-check.json'), `${JSON.stringify(measured, null, 2)}\n`)
 }
 

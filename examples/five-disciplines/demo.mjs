@@ -6,6 +6,8 @@ const here = (path) => fileURLToPath(new URL(path, import.meta.url))
 const disciplines = ['mathematics', 'chemistry', 'biology', 'medicine', 'geography']
 // How often a sample is seen for each time one of mathematics is: 10,000 samples against geography's 200.
 const weights = { mathematics: 1, chemistry: 1, biology: 2, medicine: 4, geography: 8 }
+// The model was tuned on chats: a question is a user's turn.
+const chatTemplate = true
 const outputFolder = 'runs/demo/adapter'
 const questions = [
   'What is 34 plus 48?',
@@ -43,7 +45,7 @@ try {
           path: here(`data/${discipline}.train.jsonl`),
           weight: weights[discipline],
         })),
-        chatTemplate: true,
+        chatTemplate,
       },
       epochs: 2,
       batch: { size: 64 },
@@ -60,13 +62,17 @@ try {
     showTable(before, after)
     for (const question of questions) {
       let answer = ''
-      for await (const text of model.generate(question, { maxTokens: 24, temperature: 0 }))
+      for await (const text of model.generate(question, {
+        chatTemplate,
+        maxTokens: 24,
+        temperature: 0,
+      }))
         answer += text
       console.log(`  ${question}  ${answer.trim()}`)
     }
     console.log(`\nDone in ${seconds().trim()} s. Ask it yourself:`)
     console.log(
-      `  npx polylora generate --model examples/five-disciplines/models/instruct --adapter ${outputFolder} --prompt "What is 12 times 7?"`,
+      `  npx polylora generate --model examples/five-disciplines/models/instruct --adapter ${outputFolder} --chat-template --prompt "What is 12 times 7?"`,
     )
   } finally {
     await model.dispose()
@@ -83,8 +89,15 @@ async function examine(model) {
     const onRecord = ({ greedy }) => {
       exact += greedy ? 1 : 0
     }
-    const open = await evaluate(model, { data: here(`data/${discipline}.test.jsonl`), onRecord })
-    const choices = await evaluate(model, { data: here(`data/${discipline}.test.choices.jsonl`) })
+    const open = await evaluate(model, {
+      data: here(`data/${discipline}.test.jsonl`),
+      chatTemplate,
+      onRecord,
+    })
+    const choices = await evaluate(model, {
+      data: here(`data/${discipline}.test.choices.jsonl`),
+      chatTemplate,
+    })
     results[discipline] = {
       questions: open.records + choices.records,
       exact: exact / open.records,

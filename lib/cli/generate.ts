@@ -37,15 +37,14 @@ export function generateCommand(): Command {
 }
 
 async function run(flags: GenerateFlags): Promise<void> {
-  const { model: folder, adapter, prompt, device, threads, instructionSet, ...rest } = flags
-  const { chatTemplate = false, ...options } = rest
+  const { model: folder, adapter, prompt, device, threads, instructionSet, ...options } = flags
   const interrupt = new Interrupt(() => undefined)
   const { signal } = interrupt
   try {
     const model = await Model.load(folder, { device, threads, instructionSet, signal })
     try {
       if (adapter !== undefined) await model.attachFrom(adapter)
-      for await (const text of model.generate(prompt, { ...options, raw: !chatTemplate, signal })) {
+      for await (const text of model.generate(prompt, { ...options, signal })) {
         // Whoever read it has gone.
         if (process.stdout.destroyed) return
         process.stdout.write(text)

@@ -14,7 +14,7 @@ import { type ScoredSequence, scoreSequences, type SequenceScore } from './score
 export interface EvaluateOptions {
   /** JSONL, CSV or Parquet, as for training. */
   readonly data: string
-  /** Render prompts through the chat template, as a user's turn; default: if the model has one. */
+  /** Render prompts through the chat template, as a user's turn; default false, as in training. */
   readonly chatTemplate?: boolean
   /** Default error. */
   readonly onBadRecord?: 'skip' | 'error'
@@ -63,7 +63,7 @@ const sliceRecords = 128
  * prompt + completion are tokenised; what follows their common prefix is scored, without an end-of-sequence token.
  */
 export async function evaluate(model: Model, options: EvaluateOptions): Promise<EvaluationResult> {
-  const chatTemplate = options.chatTemplate ?? model.tokenizer.chatTemplate !== undefined
+  const chatTemplate = options.chatTemplate ?? false
   const { data, signal } = options
   const totals = new Totals()
   let slice: { record: CorpusRecord; line: number; fields: Question['fields'] }[] = []

@@ -3,7 +3,7 @@ import type { Adapter } from '../adapters/adapter.js'
 import { lora } from '../adapters/declaration.js'
 import { saveAdapter } from '../adapters/peft.js'
 import { Corpus, type CorpusStep } from '../data/index.js'
-import { AbortedError, DeviceError } from '../errors.js'
+import { AbortedError } from '../errors.js'
 import { saveModel } from '../merge/save-model.js'
 import { Model } from '../model.js'
 import { findCheckpoint, saveCheckpoint } from './checkpoint.js'
@@ -11,6 +11,7 @@ import { MetricsFile } from './metrics.js'
 import type { TrainConfig } from './options.js'
 import { type Json, metricsName, RunFolder } from './run-folder.js'
 import { scheduleFactor } from './schedule.js'
+import { SkippedSteps } from './skipped-steps.js'
 import { restoreTrainingState, saveTrainingState, trainingStateBytes } from './state.js'
 import { type StepReport, Trainer } from './trainer.js'
 import { validationLoss, type ValidationLoss } from './validation.js'
@@ -51,9 +52,6 @@ export interface RunResult {
   /** Where the adapter, or the fine-tuned model, was written. */
   readonly output: string
 }
-
-/** Steps in a row whose loss or gradient may be non-finite before the run stops. */
-const mostSkippedInRow = 3
 
 /** What a checkpoint remembers beside values and moments. */
 interface RunState {
@@ -116,10 +114,10 @@ class Run {
   readonly #trainer: Trainer
   readonly #validation: Corpus | null
   readonly #training: Corpus
+  readonly #skipped: SkippedSteps
   readonly #stream: ReturnType<Corpus['steps']>
   #step = 0
   #totalTokens = 0
-  #skippedInRow = 0
   #lastLoss = NaN
   #bestLoss = Infinity
   #sinceBest = 0
@@ -140,6 +138,7 @@ class Run {
     this.#trainer = trainer
     this.#training = training
     this.#validation = validation
+    this.#skipped = new SkippedSteps(options.onMessage)
     this.#stream = training.steps({
       batch: config.batch,
       shuffle: config.data.shuffle,
@@ -173,23 +172,21 @@ class Run {
     const { checkpoint, evaluation, schedule } = this.#config
     let validation: ValidationLoss | null = null
     // The next step's samples are read while the device works on this one.
-    let upcoming = this.#next(totalSteps)
-    while (this.#step < totalSteps) {
+    let upcoming = this.#read(this.#step, totalSteps)
+    while (upcoming) {
       const started = performance.now()
-      const current = await upcoming
-      if (!current) break
       // Where a resumed run must go on from, if this step is the last one saved.
-      const { plan, stateAfter } = current
+      const { plan, stateAfter } = await upcoming
       const step = this.#step + 1
       const factor = scheduleFactor(schedule, step, totalSteps)
       const running = this.#trainer.step(plan, step, factor)
-      upcoming = this.#nextAfter(step, totalSteps)
+      upcoming = this.#read(step, totalSteps)
       const report = await running
       this.#step = step
       this.#totalTokens += report.tokens
       this.#lastLoss = report.loss
       await this.#report(report, totalSteps, (performance.now() - started) / 1000, metrics)
-      this.#countSkipped(report, plan)
+      this.#skipped.count(report, plan.samples)
       const isLast = step === totalSteps
       let stop = false
       if (this.#validation && (isLast || step % evaluation.every === 0)) {
@@ -213,20 +210,19 @@ class Run {
           },
         )
     }
-    await upcoming?.catch(() => undefined)
     return validation
   }
 
-  #nextAfter(step: number, totalSteps: number) {
-    return step < totalSteps ? this.#next(totalSteps) : Promise.resolve(null)
-  }
-
-  async #next(totalSteps: number): Promise<{ plan: CorpusStep; stateAfter: Json } | null> {
-    if (this.#step >= totalSteps) return null
+  /** The samples of the step after `step`, and where the stream stands then; null after the last. */
+  #read(step: number, totalSteps: number): Promise<{ plan: CorpusStep; stateAfter: Json }> | null {
+    if (step >= totalSteps) return null
     const next = this.#stream.next()
     // The choice is made before the first await, so the state is that after this step.
     const stateAfter = this.#stream.state as unknown as Json
-    return { plan: await next, stateAfter }
+    const read = next.then((plan) => ({ plan, stateAfter }))
+    // A failure waits until its step's turn has come.
+    read.catch(() => undefined)
+    return read
   }
 
   async #report(
@@ -254,24 +250,6 @@ class Run {
       totalTokens: this.#totalTokens,
       tokensPerSecond,
     })
-  }
-
-  #countSkipped(report: StepReport, plan: CorpusStep): void {
-    if (report.applied) {
-      this.#skippedInRow = 0
-      return
-    }
-    const samples = plan.samples.map(({ file, line }) => `${file}:${line}`)
-    const named = samples.slice(0, 8).join(', ') + (samples.length > 8 ? ', …' : '')
-    const what = Number.isFinite(report.loss) ? 'a gradient' : 'the loss'
-    this.#options.onMessage?.(
-      `step ${report.step} was skipped because ${what} is not finite; its samples: ${named}`,
-    )
-    if (++this.#skippedInRow >= mostSkippedInRow)
-      throw new DeviceError(
-        `training stopped: ${what} was not finite in ${mostSkippedInRow} steps in a row, last in step ${report.step} with the samples ${named}; a lower learning rate may help`,
-        { details: { step: report.step, samples } },
-      )
   }
 
   async #evaluate(metrics: MetricsFile): Promise<ValidationLoss> {
@@ -302,7 +280,7 @@ class Run {
     const state: RunState = {
       updates: this.#trainer.optimizer.updates,
       totalTokens: this.#totalTokens,
-      skippedInRow: this.#skippedInRow,
+      skippedInRow: this.#skipped.inRow,
       lastLoss: finite(this.#lastLoss),
       stream,
       bestLoss: finite(this.#bestLoss),
@@ -334,7 +312,7 @@ class Run {
     this.#step = found.step
     this.#trainer.optimizer.updates = state.updates
     this.#totalTokens = state.totalTokens
-    this.#skippedInRow = state.skippedInRow
+    this.#skipped.inRow = state.skippedInRow
     this.#lastLoss = state.lastLoss ?? NaN
     this.#bestLoss = state.bestLoss ?? Infinity
     this.#sinceBest = state.sinceBest

@@ -3,6 +3,7 @@ import { AbortedError } from '../errors.js'
 import type { Model } from '../model.js'
 import { parseTrainConfig, type TrainConfigInput } from './options.js'
 import { scheduleFactor } from './schedule.js'
+import { SkippedSteps } from './skipped-steps.js'
 import { type StepReport, Trainer } from './trainer.js'
 
 /** The keys of a training configuration that say how, not where. */
@@ -24,7 +25,7 @@ export interface TrainOptions extends SharedOptions {
   data: string | TrainConfigInput['data']['train'] | TrainConfigInput['data']
   signal?: AbortSignal
   onStep?: (report: StepReport & { totalSteps: number }) => void
-  /** Records that were left out. */
+  /** Records that were left out, steps that were skipped. */
   onMessage?: (message: string) => void
 }
 
@@ -32,7 +33,7 @@ export interface TrainOptions extends SharedOptions {
  * Trains the adapter that is attached to a model, or all of its weights if none is, in memory: nothing is written. For a
  * run in a folder, with checkpoints and metrics, see runTraining.
  *
- * @throws ConfigError, DataError; AbortedError after a signal, with the steps made so far kept
+ * @throws ConfigError, DataError; DeviceError after three steps in a row that were not finite; AbortedError after a signal, with the steps made so far kept
  */
 export async function train(model: Model, options: TrainOptions): Promise<{ steps: number }> {
   const { data, signal, onStep, onMessage, ...rest } = options
@@ -54,22 +55,32 @@ export async function train(model: Model, options: TrainOptions): Promise<{ step
     batch: config.batch,
     shuffle: config.data.shuffle,
     seed: config.seed,
+    epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
   })
   const totalSteps = config.steps ?? stream.stepsFor(config.epochs ?? 1)
   const trainer = new Trainer(model.decoder, model.adapter, {
     ...config.optimizer,
     checkpointing: config.activationCheckpointing,
   })
+  const skipped = new SkippedSteps(onMessage)
+  // The next step's samples are read while the device works on this one; a failure waits until its turn has come.
+  const read = () => {
+    const next = stream.next()
+    next.catch(() => undefined)
+    return next
+  }
   try {
-    let upcoming = stream.next()
+    let upcoming = read()
     for (let step = 1; step <= totalSteps; step++) {
       if (signal?.aborted)
         throw new AbortedError(`training stopped before step ${step}`, { cause: signal.reason })
       const plan = await upcoming
       const factor = scheduleFactor(config.schedule, step, totalSteps)
       const running = trainer.step(plan, step, factor)
-      if (step < totalSteps) upcoming = stream.next()
-      onStep?.({ ...(await running), totalSteps })
+      if (step < totalSteps) upcoming = read()
+      const report = await running
+      skipped.count(report, plan.samples)
+      onStep?.({ ...report, totalSteps })
     }
     return { steps: totalSteps }
   } finally {

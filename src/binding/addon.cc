@@ -20,6 +20,7 @@ constexpr Export kExports[] = {
     {"closeDevice", entry<close_device>},
     {"describeDevice", entry<describe_device>},
     {"synchronize", entry<synchronize>},
+    {"profile", entry<profile>},
     {"trim", entry<trim>},
     {"allocate", entry<allocate>},
     {"view", entry<view>},

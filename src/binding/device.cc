@@ -172,6 +172,31 @@ napi_value synchronize(Call& call) {
   return result;
 }
 
+napi_value profile(Call& call) {
+  Device& device = *unwrap<DeviceHandle>(call.env, call[0], "device").device;
+  const bool on = read_flag(call.env, call[1], "on");
+  pl_operation_time times[PL_OPERATION_COUNT];
+  device.table().profile(device.stream(), on, times);
+  static const char* const names[] = {
+#define PL_ENTRY(name) #name,
+      PL_OPERATIONS(PL_ENTRY)
+#undef PL_ENTRY
+  };
+  napi_value list;
+  check(call.env, napi_create_array(call.env, &list));
+  uint32_t index = 0;
+  for (int i = 0; i < PL_OPERATION_COUNT; ++i) {
+    if (times[i].count == 0) continue;
+    napi_value entry;
+    check(call.env, napi_create_object(call.env, &entry));
+    set(call.env, entry, "operation", make_string(call.env, names[i]));
+    set(call.env, entry, "count", make_number(call.env, double(times[i].count)));
+    set(call.env, entry, "seconds", make_number(call.env, double(times[i].nanoseconds) * 1e-9));
+    check(call.env, napi_set_element(call.env, list, index++, entry));
+  }
+  return list;
+}
+
 napi_value trim(Call& call) {
   Device& device = *unwrap<DeviceHandle>(call.env, call[0], "device").device;
   device.table().trim(device.stream());

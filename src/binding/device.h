@@ -50,6 +50,8 @@ napi_value open_device(Call& call);
 napi_value close_device(Call& call);
 napi_value describe_device(Call& call);
 napi_value synchronize(Call& call);
+napi_value profile(Call& call);
+napi_value profile(Call& call);
 napi_value trim(Call& call);
 
 }  // namespace polylora::binding

@@ -4,6 +4,8 @@
 #include <xmmintrin.h>
 #endif
 
+#include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
@@ -37,6 +39,12 @@ struct Stream {
   std::unique_ptr<Pool> pool;  // made, used and destroyed on the stream's thread
   std::mutex weights_mutex;
   std::unordered_map<pl_weight*, void*> weights;  // and their memory
+  struct Time {
+    std::atomic<uint64_t> count{0};
+    std::atomic<uint64_t> nanoseconds{0};
+  };
+  std::atomic<bool> profiling{false};
+  Time times[PL_OPERATION_COUNT];
 };
 
 Stream& stream_of(pl_stream* stream) { return *reinterpret_cast<Stream*>(stream); }
@@ -137,11 +145,25 @@ struct Owned<pl_gradient_norm_args> {
 template <class Args>
 struct Operation final : Task {
   using Run = void (*)(Pool&, const Args&);
-  Operation(Stream& stream, Run run, const Args& args) : stream(stream), run(run), owned(args) {}
+  Operation(Stream& stream, pl_operation operation, Run run, const Args& args)
+      : stream(stream), operation(operation), run(run), owned(args) {}
   void execute(const pl_status& state) override {
-    if (state.code == PL_OK) run(*stream.pool, owned.args);
+    if (state.code != PL_OK) return;
+    if (!stream.profiling.load(std::memory_order_relaxed)) {
+      run(*stream.pool, owned.args);
+      return;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    run(*stream.pool, owned.args);
+    const auto elapsed = std::chrono::steady_clock::now() - start;
+    Stream::Time& time = stream.times[operation];
+    time.count.fetch_add(1, std::memory_order_relaxed);
+    time.nanoseconds.fetch_add(
+        uint64_t(std::chrono::duration_cast<std::chrono::nanoseconds>(elapsed).count()),
+        std::memory_order_relaxed);
   }
   Stream& stream;
+  const pl_operation operation;
   const Run run;
   Owned<Args> owned;
 };
@@ -157,14 +179,14 @@ bool known_fields(const Args* args, Args* out) {
   return true;
 }
 
-template <class Args, void (*run)(Pool&, const Args&)>
+template <class Args, pl_operation operation, void (*run)(Pool&, const Args&)>
 pl_status enqueue(pl_stream* stream, const Args* args) {
   try {
     Args known;
     if (!known_fields(args, &known))
       return make_status(PL_ARGUMENT, "the operation's struct is missing or has no size");
     Stream& self = stream_of(stream);
-    return self.queue.push(std::make_unique<Operation<Args>>(self, run, known));
+    return self.queue.push(std::make_unique<Operation<Args>>(self, operation, run, known));
   } catch (const std::bad_alloc&) {
     return make_status(PL_OUT_OF_MEMORY, "the system refused memory for the device's queue");
   }
@@ -383,6 +405,22 @@ pl_status synchronize(pl_stream* stream) {
   return wait.status;
 }
 
+void profile(pl_stream* stream, int32_t on, pl_operation_time* times) {
+  Stream& self = stream_of(stream);
+  if (times) {
+    for (int i = 0; i < PL_OPERATION_COUNT; ++i)
+      times[i] = {self.times[i].count.load(std::memory_order_relaxed),
+                  self.times[i].nanoseconds.load(std::memory_order_relaxed)};
+  }
+  if (on && !self.profiling.load(std::memory_order_relaxed)) {
+    for (Stream::Time& time : self.times) {
+      time.count.store(0, std::memory_order_relaxed);
+      time.nanoseconds.store(0, std::memory_order_relaxed);
+    }
+  }
+  self.profiling.store(on != 0, std::memory_order_relaxed);
+}
+
 pl_status weight_create(pl_stream* stream, const pl_weight_options* options,
                         pl_weight** weight) try {
   *weight = nullptr;
@@ -457,11 +495,12 @@ extern "C" const pl_device_table* pl_cpu_device_table(void) {
                                         copy_to_host,
                                         callback,
                                         synchronize,
+                                        profile,
                                         weight_create,
                                         weight_release,
                                         weight_describe,
                                         workspace,
-#define PL_ENTRY(name) enqueue<pl_##name##_args, run_##name>,
+#define PL_ENTRY(name) enqueue<pl_##name##_args, PL_OPERATION_##name, run_##name>,
                                         PL_OPERATIONS(PL_ENTRY)
 #undef PL_ENTRY
   };
