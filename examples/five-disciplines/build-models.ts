@@ -14,8 +14,8 @@ import { instructionTuningRecords } from './tuning.js'
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const work = fileURLToPath(new URL('../../build/five-disciplines', import.meta.url))
 const seed = 1
-const pretrainingTokens = 9_000_000
-const tuningRecords = 24_000
+const pretrainingTokens = 20_000_000
+const tuningRecords = 40_000
 
 async function main(): Promise<void> {
   mkdirSync(work, { recursive: true })
@@ -28,11 +28,11 @@ async function main(): Promise<void> {
       train: [{ path: writeLines('pretraining.jsonl', documents()) }],
       onTooLong: 'truncate',
     },
-    optimizer: { learningRate: 4e-3, betas: [0.9, 0.95], weightDecay: 0.05 },
-    schedule: { kind: 'cosine', warmupSteps: 100 },
-    batch: { maxTokens: 4096 },
+    optimizer: { learningRate: 3e-3, betas: [0.9, 0.95], weightDecay: 0.05 },
+    schedule: { kind: 'cosine', warmupSteps: 200 },
+    batch: { maxTokens: 2048 },
     epochs: 1,
-    checkpoint: { every: 200, keep: 1 },
+    checkpoint: { every: 500, keep: 1 },
     dtype: 'bf16',
   })
   publish('pretraining', 'base', 'architecture')
@@ -43,9 +43,9 @@ async function main(): Promise<void> {
     data: { train: [{ path: writeLines('tuning.jsonl', chats()) }] },
     optimizer: { learningRate: 1e-3, betas: [0.9, 0.95], weightDecay: 0.05 },
     schedule: { kind: 'cosine', warmupSteps: 50 },
-    batch: { maxTokens: 4096 },
+    batch: { maxTokens: 2048 },
     epochs: 2,
-    checkpoint: { every: 200, keep: 1 },
+    checkpoint: { every: 500, keep: 1 },
     dtype: 'bf16',
   })
   publish('tuning', 'instruct', 'tokenizer')

@@ -61,11 +61,11 @@ class Questions {
 }
 
 /** In the order of the list: everyday questions, instructions, discipline questions. */
-const shares = [42, 40, 18] as const
+const shares = [34, 44, 22] as const
 
 export function instructionTuningRecords({
   seed,
-  count = 24_000,
+  count = 40_000,
 }: InstructionTuningOptions): ChatRecord[] {
   const random = new Random(seed, 'tuning')
   const everyday = new Questions(seed, [general], ['tuning', 'train'])

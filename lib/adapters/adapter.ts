@@ -51,8 +51,18 @@ export class Adapter implements LowRankSource {
     this.#groups = groups
   }
 
-  /** A from U(-1/sqrt(in), 1/sqrt(in)), which is Kaiming-uniform with a = sqrt(5); B zero: the update starts at zero. */
-  static create(device: Device, config: DecoderConfig, declaration: LoraDeclaration): Adapter {
+  /**
+   * A from U(-1/sqrt(in), 1/sqrt(in)), which is Kaiming-uniform with a = sqrt(5); B zero: the update starts at zero.
+   *
+   * @throws ConfigError if a target or a pattern's key matches no linear layer; with `lenient`, only if none does, as PEFT
+   */
+  static create(
+    device: Device,
+    config: DecoderConfig,
+    declaration: LoraDeclaration,
+    { lenient = false } = {},
+  ): Adapter {
+    checkTargets(config, declaration, lenient)
     const isTarget = targetMatcher(declaration)
     const groups = new Map<string, LowRankGroup>()
     const modules: AdapterModule[] = []
@@ -65,11 +75,6 @@ export class Adapter implements LowRankSource {
         groups.set(`${layer}.${name}`, made.group)
         modules.push(...made.modules)
       })
-    if (modules.length === 0)
-      throw new ConfigError(
-        `targets ${JSON.stringify(declaration.targets)} match no linear layer of the model; its layers are named like ${layerName(0)}.${linearNames.query}`,
-        { details: { key: 'targets', received: declaration.targets } },
-      )
     return new Adapter(declaration, device, modules, groups)
   }
 
@@ -100,6 +105,31 @@ export class Adapter implements LowRankSource {
       for (const part of group.parts) part?.b.dispose()
     }
   }
+}
+
+/** What is asked for and not there would be a silent mistake. */
+function checkTargets(config: DecoderConfig, declaration: LoraDeclaration, lenient: boolean): void {
+  const { targets, rankPattern, alphaPattern } = declaration
+  const paths = Object.values(linearNames).flatMap((name) =>
+    Array.from({ length: config.numLayers }, (_, layer) => `${layerName(layer)}.${name}`),
+  )
+  const refuse = (key: string, received: unknown, layers: string) => {
+    throw new ConfigError(
+      `${key} ${JSON.stringify(received)} matches no ${layers} of the model; its layers are named like ${paths[0]}`,
+      { details: { key, received } },
+    )
+  }
+  const targeted = paths.filter(targetMatcher(declaration))
+  if (targeted.length === 0) refuse('targets', targets, 'linear layer')
+  if (lenient) return
+  if (Array.isArray(targets))
+    for (const target of targets as readonly string[])
+      if (!paths.some(targetMatcher({ targets: [target] })))
+        refuse('targets', target, 'linear layer')
+  for (const [key, patterns] of Object.entries({ rankPattern, alphaPattern }))
+    for (const pattern of Object.keys(patterns))
+      if (!targeted.some((path) => patternValue({ [pattern]: 1 }, path, 0) === 1))
+        refuse(key, pattern, 'target')
 }
 
 function createGroup(

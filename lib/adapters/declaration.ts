@@ -7,7 +7,7 @@ export interface LoraOptions {
   rank?: number
   /** The update is scaled by alpha / rank; default 2 · rank. */
   alpha?: number
-  /** `all-linear`: every linear layer of the blocks; a list: names or endings of names; a string: a regular expression
+  /** `all-linear`: every linear layer of the blocks; a list: names or endings of names; a pattern: a regular expression
    * (RE2 syntax) that must match the whole name. Default all-linear. */
   targets?: 'all-linear' | readonly string[] | { readonly pattern: string }
   /** Dropout on the input of A; default 0. */
@@ -84,7 +84,9 @@ export function lora(options: LoraOptions = {}): LoraDeclaration {
 }
 
 /** Whether a module's full name is a target, by PEFT's rules. */
-export function targetMatcher({ targets }: LoraDeclaration): (path: string) => boolean {
+export function targetMatcher({
+  targets,
+}: Pick<LoraDeclaration, 'targets'>): (path: string) => boolean {
   if (targets === 'all-linear') return () => true
   if ('pattern' in targets) {
     const pattern = compile(targets.pattern, 'targets')

@@ -91,7 +91,7 @@ export async function loadAdapter(
   await requireSafetensors(folder)
   using file = await SafetensorsFile.open(join(folder, tensorsName))
   checkTensors(file, config, linears, declaration)
-  const adapter = Adapter.create(device, config, declaration)
+  const adapter = Adapter.create(device, config, declaration, { lenient: true })
   try {
     await readAdapterTensors(adapter, file)
     return adapter

@@ -143,7 +143,7 @@ forEachDevice('PEFT adapter folder, written', (context) => {
   it('says targets, ranks and alphas in a way that leads back to the same modules', async () => {
     const declarations: LoraOptions[] = [
       { targets: { pattern: '.*\\.(0|2)\\.self_attn\\.[qk]_proj' } },
-      { targets: ['self_attn.q_proj', 'layers.1.mlp.up_proj', 'nothing'] },
+      { targets: ['self_attn.q_proj', 'layers.1.mlp.up_proj'] },
       {
         rankPattern: { 'layers\\.1\\..*': 2, q_proj: 7 },
         alphaPattern: { up_proj: 3.5, 'layers.0.mlp.gate_proj': 1 },
@@ -177,6 +177,19 @@ forEachDevice('PEFT adapter folder, written', (context) => {
         Object.values(linearNames).map((name) => [`model.layers.1.${name}`, 2]),
       ),
     })
+  })
+
+  it('refuses a target or a pattern that matches no layer, beside others that do', async () => {
+    const wrong: [LoraOptions, RegExp][] = [
+      [{ targets: ['q_proj', 'nothing'] }, /targets "nothing" matches no/],
+      [{ rankPattern: { q_proj: 7, nothing: 2 } }, /rankPattern "nothing" matches no/],
+      [{ targets: ['q_proj'], alphaPattern: { up_proj: 2 } }, /alphaPattern "up_proj" matches no/],
+    ]
+    for (const [options, message] of wrong)
+      await assert.rejects(
+        withAdapter({ rank: 2, ...options }, () => Promise.resolve()),
+        (error: Error) => error instanceof ConfigError && message.test(error.message),
+      )
   })
 
   it('leaves the older adapter whole when a file cannot be written', async () => {

@@ -40,8 +40,8 @@ function microgramsToMilligrams(random: Random): Case {
 }
 
 function doseByWeight(random: Random): Case {
-  const kilograms = random.between(4, 90)
-  const dose = random.pick([2, 3, 4, 5, 6, 8, 10, 12, 15, 20])
+  const kilograms = random.between(4, 40)
+  const dose = random.pick([2, 3, 4, 5, 10, 20])
   return {
     fact: `dose-by-weight:${kilograms},${dose}`,
     slots: { kilograms, dose },
@@ -55,7 +55,7 @@ function doseByWeight(random: Random): Case {
 }
 
 function tablets(random: Random): Case {
-  const strength = 5 * random.between(1, 100)
+  const strength = random.pick([5, 10, 15, 20, 25, 30, 40, 50, 100, 150, 200, 250, 400, 500])
   const number = random.between(2, 9)
   return {
     fact: `tablets:${strength},${number}`,
@@ -66,7 +66,7 @@ function tablets(random: Random): Case {
 }
 
 function dailyDose(random: Random): Case {
-  const dose = 5 * random.between(1, 120)
+  const dose = 5 * random.between(1, 40)
   const times = random.pick([2, 3, 4, 5, 6])
   return {
     fact: `daily-dose:${dose},${times}`,
@@ -81,7 +81,7 @@ function dailyDose(random: Random): Case {
 
 function volume(random: Random): Case {
   const strength = random.pick([2, 4, 5, 10, 20, 25, 40, 50])
-  const millilitres = random.between(2, 40)
+  const millilitres = random.between(2, 20)
   return {
     fact: `volume:${strength},${millilitres}`,
     slots: { strength, dose: strength * millilitres },
@@ -91,8 +91,8 @@ function volume(random: Random): Case {
 }
 
 function infusionRate(random: Random): Case {
-  const rate = 5 * random.between(2, 50)
-  const hours = random.between(2, 12)
+  const rate = 5 * random.between(2, 20)
+  const hours = random.between(2, 10)
   return {
     fact: `infusion-rate:${rate},${hours}`,
     slots: { hours, millilitres: rate * hours },
@@ -106,7 +106,7 @@ function infusionRate(random: Random): Case {
 
 function doses(random: Random): Case {
   const hours = random.pick([2, 3, 4, 6, 8, 12])
-  const days = random.between(2, 30)
+  const days = random.between(2, 14)
   const answer = (24 / hours) * days
   return {
     fact: `doses:${hours},${days}`,
