@@ -51,9 +51,12 @@ int main(int count, char** arguments) {
     });
     return flops / time;
   };
-  std::printf("%s, %d threads, multiply-add peak %.1f GFLOP/s\n", instruction_set_name(set),
-              threads, peak_of() * 1e-9);
-  std::printf("%-34s %9s %7s %9s %7s\n", "", "forward", "", "backward", "");
+  const bool json = prints_json();
+  if (!json) {
+    std::printf("%s, %d threads, multiply-add peak %.1f GFLOP/s\n", instruction_set_name(set),
+                threads, peak_of() * 1e-9);
+    std::printf("%-34s %9s %7s %9s %7s\n", "", "forward", "", "backward", "");
+  }
   struct Case {
     int64_t sequences, length, heads, key_heads, d;
   };
@@ -111,13 +114,24 @@ int main(int count, char** arguments) {
     const double pairs =
         double(c.sequences) * double(c.length) * double(c.length + 1) / 2 * double(c.heads);
     const double forward = 2 * 2 * pairs * double(c.d), back = 7 * 2 * pairs * double(c.d);
+    if (json) {
+      char name[80];
+      std::snprintf(name, sizeof name, "%ldx%ld heads %ld/%ld of %ld", long(c.sequences),
+                    long(c.length), long(c.heads), long(c.key_heads), long(c.d));
+      print_json("attention", name,
+                 {{"seconds", forward_time},
+                  {"share", forward / forward_time / peak},
+                  {"backwardSeconds", backward_time},
+                  {"backwardShare", back / backward_time / peak}});
+      continue;
+    }
     std::printf("%3ld x %4ld, heads %2ld/%2ld of %3ld %6.0f us %6.1f%% %7.0f us %6.1f%%\n",
                 long(c.sequences), long(c.length), long(c.heads), long(c.key_heads), long(c.d),
                 forward_time * 1e6, 100 * forward / forward_time / peak, backward_time * 1e6,
                 100 * back / backward_time / peak);
   }
 
-  std::printf("%-34s %9s\n", "against the cache", "");
+  if (!json) std::printf("%-34s %9s\n", "against the cache", "");
   struct CachedCase {
     int64_t sequences, rows, length, heads, key_heads,
         d;  // rows of each sequence, the last of `length` positions
@@ -151,6 +165,14 @@ int main(int count, char** arguments) {
     const double time = best_time(threads, [&] {
       execute(PL_OPERATION_attention_cached, run_attention_cached, pool, args, workspace);
     });
+    if (json) {
+      char name[80];
+      std::snprintf(name, sizeof name, "%ldx%ld of %ld, heads %ld/%ld of %ld", long(c.sequences),
+                    long(c.rows), long(c.length), long(c.heads), long(c.key_heads), long(c.d));
+      print_json("cache", name,
+                 {{"seconds", time}, {"share", 4 * pairs * double(c.d) / time / peak}});
+      continue;
+    }
     std::printf("%3ld x %4ld of %4ld, heads %2ld/%2ld of %3ld %6.0f us %6.1f%%, cache %5.1f GB/s\n",
                 long(c.sequences), long(c.rows), long(c.length), long(c.heads), long(c.key_heads),
                 long(c.d), time * 1e6, 100 * 4 * pairs * double(c.d) / time / peak,

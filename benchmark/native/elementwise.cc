@@ -33,6 +33,12 @@ struct Bench {
     const double reference = copy_time(bytes);
     const double time =
         best_time(pool.threads(), [&] { execute(operation, run, pool, args, workspace); });
+    if (prints_json()) {
+      const char* const plain = name + std::strspn(name, " ");
+      print_json("elementwise", std::string(plain) + " " + size,
+                 {{"seconds", time}, {"bytes", bytes}, {"share", reference / time}});
+      return;
+    }
     std::printf("%-20s %-22s %8.0f us %6.1f GB/s %6.1f%% of copying\n", name, size, time * 1e6,
                 bytes / time * 1e-9, 100 * reference / time);
   }
@@ -237,7 +243,7 @@ void vocabulary(Bench& bench, int64_t t, int64_t n) {
 int main(int count, char** arguments) {
   const InstructionSet set = instruction_set_of(count, arguments);
   Pool pool(threads_of(count, arguments), set);
-  std::printf("%s, %d threads\n", instruction_set_name(set), pool.threads());
+  if (!prints_json()) std::printf("%s, %d threads\n", instruction_set_name(set), pool.threads());
   Bench bench{pool, {}};
   rows(bench, 512, 896, 4864);
   rows(bench, 2048, 192, 512);

@@ -46,7 +46,6 @@ static void read_memory(const float* data, int64_t count, float* sink) {
 }  // namespace polylora::cpu::PL_TARGET
 #else
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -58,6 +57,7 @@ static void read_memory(const float* data, int64_t count, float* sink) {
 
 #include "cpu/operations.h"
 #include "cpu/weight.h"
+#include "measure.h"
 #include "runtime/heap.h"
 
 #if defined(__x86_64__)
@@ -96,9 +96,7 @@ using namespace polylora::cpu;
 
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+using polylora::benchmark::now;
 
 // Of all threads: what other programs take from the cores does not count.
 double processor_time() {
@@ -175,13 +173,15 @@ double read_rate() {
 
 // Shares of the arithmetic peak: by the clock (which idle workers and other programs lengthen) and
 // by the time the processor spent.
-void measure(const std::string& name, double operations, double bytes, bool dot,
+void measure(const char* kind, const std::string& name, double operations, double bytes, bool dot,
              const std::function<void()>& body) {
   if (name.find(filter) == std::string::npos) return;
   body();
   std::vector<double> shares, seconds, busy_shares;
   const double begun = now();
-  for (int repetition = 0; repetition < 300 && (repetition < 7 || now() - begun < 0.5);
+  for (int repetition = 0;
+       repetition < 300 &&
+       (repetition < 7 || now() - begun < 0.5 * polylora::benchmark::patience());
        ++repetition) {
     const double arithmetic = operations / (dot ? dot_rate() : fma_rate());
     const double start = now(), start_busy = processor_time();
@@ -192,6 +192,15 @@ void measure(const std::string& name, double operations, double bytes, bool dot,
     busy_shares.push_back(arithmetic / busy);
   }
   std::sort(busy_shares.begin(), busy_shares.end());
+  if (polylora::benchmark::prints_json()) {
+    polylora::benchmark::print_json(kind, name,
+                                    {{"seconds", median(seconds)},
+                                     {"flops", operations},
+                                     {"bytes", bytes},
+                                     {"share", median(shares)},
+                                     {"busyShare", median(busy_shares)}});
+    return;
+  }
   std::printf(
       "%-40s %9.3f ms %6.1f GFLOP/s  %5.1f%% of peak, busy %5.1f%% (%5.1f to %5.1f)  %6.2f GB/s\n",
       name.c_str(), median(seconds) * 1e3, operations / median(seconds) * 1e-9,
@@ -291,7 +300,8 @@ void product(pl_layout layout, int64_t m, int64_t k, int64_t n, pl_dtype storage
   if (rank) name += " + rank " + std::to_string(rank);
   if (dropout > 0) name += " dropout";
   const double element = storage == PL_F32 ? 4 : 2;
-  measure(name, 2.0 * double(m) * double(n) * double(k + rank),
+  const char* const kind = layout == PL_TN && m <= 64 ? "rank" : m <= 32 ? "row" : "product";
+  measure(kind, name, 2.0 * double(m) * double(n) * double(k + rank),
           double(k * n) * element + double(m * k + m * n) * 4, compute == PL_BF16,
           [&] { run_matmul(*pool, args); });
 }
@@ -309,7 +319,8 @@ void project(int64_t t, int64_t k, int64_t r, float dropout) {
   args.dropout.probability = dropout;
   args.dropout.step.data = &step;
   args.dropout.row_sample.data = args.dropout.row_position.data = rows.data();
-  measure("project " + std::to_string(t) + "x" + std::to_string(k) + " rank " + std::to_string(r) +
+  measure("rank",
+          "project " + std::to_string(t) + "x" + std::to_string(k) + " rank " + std::to_string(r) +
               (dropout > 0 ? " dropout" : ""),
           2.0 * double(t * k * r), double(t * k + t * r + r * k) * 4, false,
           [&] { run_low_rank_project(*pool, args); });
@@ -328,7 +339,8 @@ void backward(int64_t t, int64_t n, int64_t r) {
   Buffer workspace(workspace_of(PL_OPERATION_low_rank_backward, &args, pool->threads()) / 4 + 1);
   args.header.workspace = workspace.data();
   args.header.workspace_bytes = workspace.size() * 4;
-  measure("backward " + std::to_string(t) + "x" + std::to_string(n) + " rank " + std::to_string(r),
+  measure("rank",
+          "backward " + std::to_string(t) + "x" + std::to_string(n) + " rank " + std::to_string(r),
           4.0 * double(t * n * r), double(t * n + 2 * t * r + 3 * n * r) * 4, false,
           [&] { run_low_rank_backward(*pool, args); });
 }
@@ -343,7 +355,8 @@ void expand(int64_t t, int64_t n, int64_t r) {
   args.segments = &segment;
   args.segment_count = 1;
   args.y = tensor(y.data(), t, n);
-  measure("expand " + std::to_string(t) + "x" + std::to_string(n) + " rank " + std::to_string(r),
+  measure("rank",
+          "expand " + std::to_string(t) + "x" + std::to_string(n) + " rank " + std::to_string(r),
           2.0 * double(t * n * r), double(2 * t * n + t * r + n * r) * 4, false,
           [&] { run_matmul(*pool, args); });
 }
@@ -371,7 +384,8 @@ void head(int64_t t, int64_t d, int64_t v, pl_dtype storage, pl_dtype compute) {
   Buffer workspace(workspace_of(PL_OPERATION_head_cross_entropy, &args, pool->threads()) / 4 + 1);
   args.header.workspace = workspace.data();
   args.header.workspace_bytes = workspace.size() * 4;
-  measure("head " + std::to_string(t) + "x" + std::to_string(d) + "x" + std::to_string(v) +
+  measure("head",
+          "head " + std::to_string(t) + "x" + std::to_string(d) + "x" + std::to_string(v) +
               (storage == PL_F32   ? " f32"
                : compute == PL_F32 ? " bf16->f32"
                                    : " bf16"),
@@ -389,7 +403,8 @@ void gather(int64_t t, int64_t d, int64_t v, pl_dtype storage) {
   args.indices = vector(nullptr, t);
   args.indices.data = indices.data();
   args.y = tensor(y.data(), t, d);
-  measure("gather " + std::to_string(t) + " of " + std::to_string(v) + "x" + std::to_string(d), 0,
+  measure("memory",
+          "gather " + std::to_string(t) + " of " + std::to_string(v) + "x" + std::to_string(d), 0,
           double(t * d) * 4, false, [&] { run_gather_rows(*pool, args); });
 }
 
@@ -399,7 +414,8 @@ void update(int64_t rows, int64_t columns, pl_dtype storage) {
   pl_weight_update_args args = {};
   args.weight = weight.handle;
   args.source = tensor(w.data(), rows, columns);
-  measure("update " + std::to_string(rows) + "x" + std::to_string(columns) +
+  measure("memory",
+          "update " + std::to_string(rows) + "x" + std::to_string(columns) +
               (storage == PL_F32 ? " f32" : " bf16"),
           0, double(rows * columns) * 4, false, [&] { run_weight_update(*pool, args); });
 }
@@ -415,16 +431,32 @@ int main(int count, char** list) {
   Pool workers(threads < 1 ? 1 : threads, set);
   pool = &workers;
   memory.assign(size_t(64) << 20, 1.0f);
-  std::printf(
-      "%s, %d threads: a thread's FMA %.1f GFLOP/s, dot product %.1f GFLOP/s, reading %.1f GB/s\n",
-      instruction_set_name(set), workers.threads(), fma_rate() * 1e-9, dot_rate() * 1e-9,
-      read_rate() * 1e-9);
+  const auto usual = [](double (*rate)()) {
+    std::vector<double> rates;
+    for (int i = 0; i < 21; ++i) rates.push_back(rate());
+    return median(rates);
+  };
+  const double fma = usual(fma_rate), dot = usual(dot_rate), read = usual(read_rate);
+  if (polylora::benchmark::prints_json())
+    polylora::benchmark::print_json("peak", instruction_set_name(set),
+                                    {{"threads", double(workers.threads())},
+                                     {"fmaFlopsPerThread", fma},
+                                     {"dotFlopsPerThread", dot},
+                                     {"readBytes", read}});
+  else
+    std::printf(
+        "%s, %d threads: a thread's FMA %.1f GFLOP/s, dot product %.1f GFLOP/s, reading %.1f "
+        "GB/s\n",
+        instruction_set_name(set), workers.threads(), fma * 1e-9, dot * 1e-9, read * 1e-9);
   const pl_dtype kinds[][2] = {{PL_F32, PL_F32}, {PL_BF16, PL_F32}, {PL_BF16, PL_BF16}};
   for (const auto& kind : kinds)
     for (const pl_layout layout : {PL_NT, PL_NN}) {
       product(layout, 1024, 1024, 1024, kind[0], kind[1], 0, 0);
       product(layout, 512, 896, 4864, kind[0], kind[1], 0, 0);
       product(layout, 512, 4864, 896, kind[0], kind[1], 0, 0);
+      product(layout, 1024, 1024, 1024, kind[0], kind[1], 16, 0);
+      for (const int64_t r : {4, 16, 64}) product(layout, 512, 4864, 896, kind[0], kind[1], r, 0);
+      product(layout, 512, 896, 896, kind[0], kind[1], 0, 0);
       product(layout, 512, 896, 896, kind[0], kind[1], 16, 0);
       product(layout, 2048, 192, 512, kind[0], kind[1], 0, 0);
       product(layout, 2048, 192, 512, kind[0], kind[1], 16, 0);
@@ -433,12 +465,14 @@ int main(int count, char** list) {
     }
   product(PL_NN, 512, 896, 896, PL_F32, PL_F32, 16, 0.1f);
   product(PL_TN, 1024, 1024, 1024, PL_F32, PL_F32, 0, 0);
+  product(PL_TN, 4864, 512, 896, PL_F32, PL_F32, 0, 0);
   product(PL_TN, 512, 2048, 192, PL_F32, PL_F32, 0, 0);
+  for (const int64_t r : {4, 16, 64}) product(PL_TN, r, 512, 4864, PL_F32, PL_F32, 0, 0);
   product(PL_TN, 16, 512, 896, PL_F32, PL_F32, 0, 0);
   product(PL_TN, 16, 2048, 896, PL_F32, PL_F32, 0, 0);
   product(PL_TN, 16, 2048, 192, PL_F32, PL_F32, 0, 0);
   product(PL_TN, 16, 2048, 896, PL_F32, PL_F32, 0, 0.1f);
-  for (const int64_t r : {4, 16, 80}) {
+  for (const int64_t r : {4, 16, 64, 80}) {
     project(512, 896, r, 0);
     project(512, 4864, r, 0);
     project(2048, 192, r, 0);

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,25 @@ inline double processor_time() {
   return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
 }
 
+// With POLYLORA_BENCHMARK_JSON set, each measurement is one line of JSON; POLYLORA_BENCHMARK_QUICK
+// makes it short.
+inline bool prints_json() { return std::getenv("POLYLORA_BENCHMARK_JSON") != nullptr; }
+inline double patience() { return std::getenv("POLYLORA_BENCHMARK_QUICK") ? 0.1 : 1; }
+
+struct Figure {
+  const char* name;
+  double value;
+};
+
+// `name` holds no character that JSON escapes.
+inline void print_json(const char* kind, const std::string& name,
+                       std::initializer_list<Figure> figures) {
+  std::printf("{\"kind\":\"%s\",\"name\":\"%s\"", kind, name.c_str());
+  for (const Figure& figure : figures) std::printf(",\"%s\":%.9g", figure.name, figure.value);
+  std::printf("}\n");
+  std::fflush(stdout);
+}
+
 // Best seconds of one call, of at least `seconds` of calls: of the processor for one thread, of the
 // clock for more.
 template <class Body>
@@ -35,7 +55,7 @@ double best_time(int threads, Body&& body, double seconds = 0.3) {
   const auto clock = threads == 1 ? processor_time : now;
   body();
   double best = 1e300;
-  for (const double start = now(); now() - start < seconds;) {
+  for (const double start = now(); now() - start < seconds * patience();) {
     const double begin = clock();
     body();
     const double time = clock() - begin;
