@@ -122,7 +122,7 @@ export function checkpoint(
       if (!dy) return [null]
       const inner = new Tape()
       try {
-        inner.track(x)
+        if (outer.tracks(x)) inner.track(x)
         const again = forward(inner, x)
         inner.accumulate(again, dy)
         const existing = outer.takeGradient(x)

@@ -140,7 +140,13 @@ export interface NativeAddon {
     entries: readonly NativeSafetensorsSource[],
   ): Promise<number>
 
-  /** An advisory lock on a file, created if need be, held until released or the process ends; null if another holds it. */
+  /** Swaps what two names stand for, in one step; false if the file system cannot do that. */
+  exchangePaths(a: string, b: string): Promise<boolean>
+
+  /**
+   * An advisory lock on the folder that is there, or else on a file, created if need be; held until released or the
+   * process ends; null if another holds it.
+   */
   lockFile(path: string): NativeLock | null
   unlockFile(lock: NativeLock): void
 

@@ -21,6 +21,7 @@ export interface StepStreamOptions {
 }
 
 const defaultSize = 8
+const stepsBetweenPauses = 64
 
 interface Chosen {
   readonly group: number
@@ -68,7 +69,7 @@ export class StepStream {
   }
 
   /** How many steps `epochs` epochs take. In one epoch a sample of weight 1 is seen once. */
-  stepsFor(epochs: number): number {
+  async stepsFor(epochs: number): Promise<number> {
     const { batch } = this.#options
     const rehearsal = new StepStream(this.#groups, this.#disciplineNames, {
       ...this.#options,
@@ -76,8 +77,10 @@ export class StepStream {
     })
     if (batch.maxTokens === undefined)
       return Math.ceil(rehearsal.#end / ((batch.size ?? defaultSize) * batch.accumulation))
+    // Batches by tokens have to be made to be counted; the event loop runs in between.
     let steps = 0
-    while (rehearsal.#chooseStep().length > 0) ++steps
+    while (rehearsal.#chooseStep().length > 0)
+      if (++steps % stepsBetweenPauses === 0) await new Promise((resolve) => setImmediate(resolve))
     return steps
   }
 

@@ -45,14 +45,17 @@ export async function* decode(
     config.maxPositions,
     Math.max(0, ...prompts.map((prompt) => prompt.length)) + maxTokens,
   )
-  const caches: KeyValueCache[] = []
-  try {
+  const owned: Tensor[] = []
+  const empty = () => {
     const shape = [prompts.length, capacity, config.numKeyValueHeads, config.headDim]
+    const tensor = Tensor.empty(device, shape)
+    owned.push(tensor)
+    return tensor
+  }
+  try {
+    const caches: KeyValueCache[] = []
     for (let layer = 0; layer < config.numLayers; layer++)
-      caches.push({
-        keys: Tensor.empty(device, shape),
-        values: Tensor.empty(device, shape),
-      })
+      caches.push({ keys: empty(), values: empty() })
     const lengths = prompts.map((prompt) => prompt.length)
     let pending = prompts.map((tokens, index) => ({ index, tokens, position: 0 }))
     for (let count = 0; pending.length > 0; count++) {
@@ -72,10 +75,7 @@ export async function* decode(
       )
     }
   } finally {
-    for (const { keys, values } of caches) {
-      keys.release()
-      values.release()
-    }
+    for (const tensor of owned) tensor.release()
   }
 }
 

@@ -78,7 +78,7 @@ export function linear(
   tape.record({
     inputs: residual ? [x, residual] : [x],
     outputs,
-    saved: s ? [x, s] : [x],
+    saved: [x, ...(s ? [s] : []), ...(dropout ? dropoutRows(pass) : [])],
     backward(gradients, tape) {
       const t = lowRank && s ? backwardLowRank(x, s, gradients, lowRank, dropout) : null
       gradients.forEach((dy, i) => {
@@ -171,6 +171,10 @@ function dataGradient(
     y: dx.native,
   })
   return dx
+}
+
+function dropoutRows({ dropout }: Pass): Tensor[] {
+  return dropout ? [dropout.step, dropout.rowSample, dropout.rowPosition] : []
 }
 
 function dropoutArguments(pass: Pass, { dropout }: LowRankGroup): object | null {

@@ -149,7 +149,7 @@ class Run {
 
   async go(): Promise<RunResult> {
     const { steps, epochs = 1 } = this.#config
-    const totalSteps = steps ?? this.#stream.stepsFor(epochs)
+    const totalSteps = steps ?? (await this.#stream.stepsFor(epochs))
     if (this.#options.resume) await this.#resume()
     const metrics = await MetricsFile.open(this.#folder.file(metricsName), this.#step)
     try {

@@ -57,7 +57,7 @@ export async function train(model: Model, options: TrainOptions): Promise<{ step
     seed: config.seed,
     epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
   })
-  const totalSteps = config.steps ?? stream.stepsFor(config.epochs ?? 1)
+  const totalSteps = config.steps ?? (await stream.stepsFor(config.epochs ?? 1))
   const trainer = new Trainer(model.decoder, model.adapter, {
     ...config.optimizer,
     checkpointing: config.activationCheckpointing,

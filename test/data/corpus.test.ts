@@ -272,7 +272,7 @@ describe('corpus', function () {
       for (const shuffle of [true, false])
         it(`go on after a stop as if there had been none (${JSON.stringify(batch)}, ${shuffle ? 'shuffled' : 'in order'})`, async () => {
           const stream = () => corpus.steps({ batch, shuffle, seed: 9, epochs: 2 })
-          const count = stream().stepsFor(2)
+          const count = await stream().stepsFor(2)
           const whole = (await all(stream(), count)).map(content)
           for (const stop of [0, 1, Math.floor(count / 2), count - 1]) {
             const before = stream()
@@ -292,7 +292,7 @@ describe('corpus', function () {
       it(`end with the epochs (${JSON.stringify(batch)})`, async () => {
         for (const epochs of [1, 3, 0.5]) {
           const stream = corpus.steps({ batch, shuffle: true, seed: 4, epochs })
-          const steps = await all(stream, stream.stepsFor(epochs))
+          const steps = await all(stream, await stream.stepsFor(epochs))
           const samples = steps.flatMap((step) => step.samples)
           assert.equal(samples.length, samplesPerEpoch * epochs)
           assert.ok(steps.every(({ trainedTokens }) => trainedTokens > 0))
@@ -309,10 +309,10 @@ describe('corpus', function () {
         }
       })
 
-    it('count themselves in plain streams too', () => {
+    it('count themselves in plain streams too', async () => {
       const stream = corpus.steps({ batch: { size: 8, accumulation: 2 }, shuffle: true, seed: 0 })
-      assert.equal(stream.stepsFor(1), Math.ceil(samplesPerEpoch / 16))
-      assert.equal(stream.stepsFor(10), Math.ceil((10 * samplesPerEpoch) / 16))
+      assert.equal(await stream.stepsFor(1), Math.ceil(samplesPerEpoch / 16))
+      assert.equal(await stream.stepsFor(10), Math.ceil((10 * samplesPerEpoch) / 16))
     })
 
     it('take an oversized sample alone', async () => {
