@@ -52,6 +52,29 @@ function queueWork(device: Device, x: Tensor, y: Tensor, times: number): void {
 }
 
 describe('device', () => {
+  it('times operations while asked to, from nothing each time', async () => {
+    await using device = Device.open('cpu', { threads: 1 })
+    using x = Tensor.full(device, [200, 200], 1)
+    using y = Tensor.empty(device, [200, 200])
+    queueWork(device, x, y, 2)
+    await device.synchronize()
+    assert.deepEqual(device.profile(true), [], 'it is off at first')
+    const started = performance.now()
+    queueWork(device, x, y, 3)
+    await device.synchronize()
+    const elapsed = (performance.now() - started) / 1000
+    const [only, ...others] = device.profile(false)
+    assert.deepEqual(others, [])
+    assert.equal(only.operation, 'matmul')
+    assert.equal(only.count, 3)
+    assert.ok(only.seconds > 0 && only.seconds <= elapsed, `${only.seconds} s of ${elapsed} s`)
+    queueWork(device, x, y, 1)
+    await device.synchronize()
+    assert.deepEqual(device.profile(true), [only], 'what ran while it was off is not there')
+    await device.synchronize()
+    assert.deepEqual(device.profile(false), [])
+  })
+
   it('says where each backend is, or why it is not there', () => {
     const all = backends()
     const cpu = all.find(({ kind }) => kind === 'cpu')
