@@ -5,8 +5,8 @@
     {
       'target_name': 'polylora',
       'sources': ['<!@(node scripts/native-sources.mjs)'],
-      'include_dirs': ['src', 'node_modules/node-addon-api'],
-      'defines': ['NAPI_VERSION=8', 'NODE_ADDON_API_CPP_EXCEPTIONS'],
+      'include_dirs': ['src'],
+      'defines': ['NAPI_VERSION=8'],
       # node-gyp turns exceptions and run-time types off, and picks a later standard.
       'cflags_cc!': ['-fno-exceptions', '-fno-rtti', '-std=gnu++17', '-std=gnu++20'],
       'cflags_cc': [
