@@ -1,5 +1,7 @@
 import { createReadStream } from 'node:fs'
 import {
+  cp,
+  link,
   lstat,
   mkdir,
   open,
@@ -48,14 +50,24 @@ export interface FileSystem {
   /** Makes the content of a file, or the names in a folder, durable. */
   sync(path: string): Promise<void>
   rename(from: string, to: string): Promise<void>
+  /** Swaps what two names stand for, in one step; false if the file system cannot do that. */
+  exchange(a: string, b: string): Promise<boolean>
+  /** Gives what `from` names, which is no folder, a second name; it is copied where that is not possible. */
+  link(from: string, to: string): Promise<void>
   /** Removes a file, or a folder with everything in it; nothing there is no error. */
   remove(path: string): Promise<void>
   realPath(path: string): Promise<string>
   /** Bytes that may still be written where `path` lies. */
   available(path: string): Promise<number>
-  /** Takes an advisory lock until the returned function is called or the process ends; null if another holds it. */
+  /**
+   * Takes an advisory lock until the returned function is called or the process ends; null if another holds it. `path` is
+   * a folder, or else a file, which is created if need be.
+   */
   lock(path: string): (() => void) | null
 }
+
+// What file systems without hard links say, and what is said about more links than they have.
+const cannotLink = ['EPERM', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP', 'EMLINK', 'EXDEV']
 
 /** The real one. */
 export const nodeFileSystem: FileSystem = {
@@ -105,6 +117,16 @@ export const nodeFileSystem: FileSystem = {
     }
   },
   rename,
+  exchange: (a, b) => loadNative().exchangePaths(a, b),
+  async link(from, to) {
+    try {
+      await link(from, to)
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === undefined || !cannotLink.includes(code)) throw error
+      await cp(from, to, { verbatimSymlinks: true })
+    }
+  },
   async remove(path) {
     await rm(path, { recursive: true, force: true })
   },
@@ -118,6 +140,28 @@ export const nodeFileSystem: FileSystem = {
     const lock = native.lockFile(path)
     return lock && (() => native.unlockFile(lock))
   },
+}
+
+/** What a user can do about an error of the file system with this code, as an imperative. */
+export function whatToDo(code: unknown): string {
+  switch (code) {
+    case 'ENOSPC':
+      return 'free some space there'
+    case 'EDQUOT':
+      return 'free some of the quota there, or have it raised'
+    case 'EACCES':
+    case 'EPERM':
+      return 'check the permissions of the folder'
+    case 'EROFS':
+      return 'it is mounted read-only: mount it for writing, or choose another folder'
+    case 'EIO':
+      return 'check the disk and its connection'
+    case 'EMFILE':
+    case 'ENFILE':
+      return 'raise the limit on open files (ulimit -n)'
+    default:
+      return 'check the folder and what else is using it'
+  }
 }
 
 /** Whether an error says that nothing is there. */

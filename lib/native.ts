@@ -158,6 +158,13 @@ export interface NativeAddon {
   injectFileFault(fault: { call: string; nth: number; error: string } | null): void
 }
 
+
+  /**
+   * For tests: the `nth` time from now on that a CPU device takes memory fails; 0: none does.
+   *
+   * @returns how often memory was taken since this was called last
+   */
+  injectAllocationFault(nth: number): number
 /** The addon throws plain errors with one of these codes. */
 const nameByCode: Readonly<Record<string, PolyloraErrorName>> = {
   Argument: 'ArgumentError',

@@ -1,6 +1,6 @@
 import { basename, dirname, join, resolve, sep } from 'node:path'
 import { AbortedError, CheckpointError, ConfigError } from './errors.js'
-import { type FileSystem, isMissing, nodeFileSystem } from './file-system.js'
+import { type FileSystem, isMissing, nodeFileSystem, whatToDo } from './file-system.js'
 
 /** A file of a folder: its path from the folder, with forward slashes. */
 export interface WrittenFile {
@@ -24,24 +24,31 @@ export interface PublishOptions {
 }
 
 // Names of what is being written or removed; nobody takes them for the finished thing.
-const unfinished = /^\.(.+)\.(?:partial|replaced)$/
+const unfinished = /^\.(.+)\.(partial|replaced|removed)$/
 
-/** What a killed writer was writing or removing under this name; null if it is not such a name. */
-export function unfinishedName(name: string): string | null {
-  return unfinished.exec(name)?.[1] ?? null
+/**
+ * What a killed writer was writing (`partial`), had set aside for something new (`replaced`) or was removing (`removed`)
+ * under this name; null if it is not such a name.
+ */
+export function unfinishedName(name: string): { of: string; kind: UnfinishedKind } | null {
+  const match = unfinished.exec(name)
+  return match && { of: match[1], kind: match[2] as UnfinishedKind }
 }
 
-export function unfinishedPath(path: string, kind: 'partial' | 'replaced'): string {
+export type UnfinishedKind = 'partial' | 'replaced' | 'removed'
+
+export function unfinishedPath(path: string, kind: UnfinishedKind): string {
   return join(dirname(path), `.${basename(path)}.${kind}`)
 }
 
 /**
  * Writes a folder so that at every instant it is either absent (or as before) or whole: under a temporary name beside
- * the target, every file synced, then the folder, then renamed, then the parent synced. On failure the temporary folder
- * is removed and what was there before stays.
+ * the target, every file synced, then the folder, then put in place in one step, then the parent synced. On failure the
+ * temporary folder is removed and what was there before stays. One writer at a time.
  *
  * @param write fills the folder it is given
- * @throws CheckpointError with `details` { path, bytesNeeded, bytesAvailable, error } and the cause
+ * @throws CheckpointError with `details` { path, bytesNeeded, bytesAvailable, error } and the cause, or if somebody else
+ *   is writing the same folder
  */
 export async function publishFolder(
   path: string,
@@ -52,10 +59,11 @@ export async function publishFolder(
   // A link stays, and what it leads to is replaced.
   const target = await fileSystem.realPath(path).catch(() => path)
   const partial = unfinishedPath(target, 'partial')
+  let unlock: (() => void) | null = null
   try {
     await fileSystem.makeFolder(dirname(target))
-    await fileSystem.remove(partial)
-    await fileSystem.makeFolder(partial)
+    await restoreReplaced(target, fileSystem)
+    unlock = await claim(partial, target, options.what, fileSystem)
     await write(partial)
     const files = await listFiles(fileSystem, partial)
     for (const { path } of files) await fileSystem.sync(join(partial, path))
@@ -66,12 +74,82 @@ export async function publishFolder(
     await fileSystem.sync(dirname(target))
   } catch (cause) {
     const written = await listFiles(fileSystem, partial).catch((): WrittenFile[] => [])
-    await fileSystem.remove(partial).catch(() => undefined)
-    if (cause instanceof AbortedError || cause instanceof ConfigError) throw cause
+    unlock?.()
+    unlock = null
+    if (!(cause instanceof BusyError)) await removeLeftovers(target, fileSystem)
+    if (cause instanceof AbortedError || cause instanceof ConfigError || cause instanceof BusyError)
+      throw cause
     throw await writeError(fileSystem, target, options, written, cause)
+  } finally {
+    unlock?.()
   }
-  if (options.existing === 'replace')
-    await fileSystem.remove(unfinishedPath(target, 'replaced')).catch(() => undefined)
+  if (options.existing) await removeLeftovers(target, fileSystem)
+}
+
+/** Somebody else is writing the same folder. */
+class BusyError extends CheckpointError {}
+
+/** Makes the temporary folder, or empties the one that a killed writer left, and locks it. */
+async function claim(
+  partial: string,
+  target: string,
+  what: string,
+  fileSystem: FileSystem,
+): Promise<() => void> {
+  await fileSystem.makeFolder(partial)
+  const unlock = lock(partial, fileSystem)
+  if (!unlock)
+    throw new BusyError(
+      `${target}: the ${what} is being written by somebody else; wait until that ends, or choose another folder`,
+      { details: { path: target } },
+    )
+  try {
+    for (const name of await fileSystem.list(partial)) await fileSystem.remove(join(partial, name))
+    return unlock
+  } catch (error) {
+    unlock()
+    throw error
+  }
+}
+
+// What network file systems say that lock no folders: there, writers are not kept apart.
+const cannotLock: readonly unknown[] = ['EBADF', 'ENOLCK', 'EOPNOTSUPP', 'ENOSYS', 'EINVAL']
+
+function lock(folder: string, fileSystem: FileSystem): (() => void) | null {
+  try {
+    return fileSystem.lock(folder)
+  } catch (error) {
+    const { details } = error as { details?: { error?: unknown } }
+    if (cannotLock.includes(details?.error)) return () => undefined
+    throw error
+  }
+}
+
+/** Removes the temporary folder and what was replaced, unless the next writer is using it already. */
+async function removeLeftovers(target: string, fileSystem: FileSystem): Promise<void> {
+  for (const kind of ['partial', 'replaced'] as const) {
+    const path = unfinishedPath(target, kind)
+    try {
+      if ((await fileSystem.inspect(path)) === null) continue
+      const unlock = lock(path, fileSystem)
+      if (!unlock) continue
+      try {
+        await fileSystem.remove(path)
+      } finally {
+        unlock()
+      }
+    } catch {
+      // The next writer tries again.
+    }
+  }
+}
+
+/** Undoes a replacement that was cut short where names cannot be exchanged. */
+export async function restoreReplaced(target: string, fileSystem: FileSystem): Promise<void> {
+  const replaced = unfinishedPath(target, 'replaced')
+  if ((await fileSystem.inspect(replaced)) === null) return
+  if ((await fileSystem.inspect(target)) === null) await fileSystem.rename(replaced, target)
+  else await fileSystem.remove(replaced)
 }
 
 /** Gives the finished folder its name. */
@@ -83,13 +161,13 @@ async function place(
   { existing, what }: PublishOptions,
 ): Promise<void> {
   const info = await fileSystem.inspect(target)
-  if (info === null) {
-    await fileSystem.rename(partial, target)
-    return
-  }
-  if (existing === 'replace') {
+  if (info !== null && existing) {
+    if (existing === 'replace-files') {
+      await keepOthers(fileSystem, target, partial, new Set(files.map(({ path }) => path)))
+      await fileSystem.sync(partial)
+    }
+    if (await fileSystem.exchange(partial, target)) return
     const replaced = unfinishedPath(target, 'replaced')
-    await fileSystem.remove(replaced)
     await fileSystem.rename(target, replaced)
     try {
       await fileSystem.rename(partial, target)
@@ -99,16 +177,27 @@ async function place(
     }
     return
   }
-  if (existing === 'replace-files') {
-    for (const folder of foldersOf(files).reverse())
-      await fileSystem.makeFolder(join(target, folder))
-    for (const { path } of files) await fileSystem.rename(join(partial, path), join(target, path))
-    await fileSystem.sync(target)
-    await fileSystem.remove(partial)
-    return
-  }
-  await requireNewFolder(target, what, fileSystem)
+  if (info !== null) await requireNewFolder(target, what, fileSystem)
   await fileSystem.rename(partial, target)
+}
+
+/** Gives everything of a folder that is not about to be replaced a second name in the new one. */
+async function keepOthers(
+  fileSystem: FileSystem,
+  from: string,
+  to: string,
+  written: ReadonlySet<string>,
+  prefix = '',
+): Promise<void> {
+  for (const name of await fileSystem.list(join(from, prefix))) {
+    const path = prefix + name
+    if (written.has(path)) continue
+    if ((await fileSystem.inspect(join(from, path)))?.kind === 'folder') {
+      await fileSystem.makeFolder(join(to, path))
+      await keepOthers(fileSystem, from, to, written, `${path}/`)
+      await fileSystem.sync(join(to, path))
+    } else await fileSystem.link(join(from, path), join(to, path))
+  }
 }
 
 /**
@@ -237,13 +326,17 @@ async function writeError(
   // A folder inside this one: what went wrong there is what went wrong here.
   const root = cause instanceof CheckpointError ? (cause.cause ?? cause) : cause
   const reason = root instanceof Error ? root.message : String(root)
-  return new CheckpointError(`${target}: the ${what} could not be written: ${reason}${space}`, {
-    cause,
-    details: {
-      path: target,
-      bytesNeeded: needed > 0 ? needed : null,
-      bytesAvailable: available,
-      error: details?.error ?? code ?? null,
+  const error = details?.error ?? code ?? null
+  return new CheckpointError(
+    `${target}: the ${what} could not be written: ${reason}${space}; ${whatToDo(error)}`,
+    {
+      cause,
+      details: {
+        path: target,
+        bytesNeeded: needed > 0 ? needed : null,
+        bytesAvailable: available,
+        error,
+      },
     },
-  })
+  )
 }

@@ -49,6 +49,8 @@ export function faultyFileSystem(fault: Fault): FileSystem & { readonly calls: s
     },
     sync: (path) => call('sync', () => real.sync(path)),
     rename: (from, to) => call('rename', () => real.rename(from, to)),
+    exchange: (a, b) => call('exchange', () => real.exchange(a, b)),
+    link: (from, to) => call('link', () => real.link(from, to)),
     remove: (path) => call('remove', () => real.remove(path)),
     lock(path) {
       if (held.has(path)) return null

@@ -608,6 +608,8 @@ describe('native border', () => {
       'writeSafetensors',
       'openDevice',
       'injectFileFault',
+      'injectAllocationFault',
+      'exchangePaths',
     ]
     const names = Object.keys(native).filter((name) => !spoiling.includes(name))
     let thrown = 0

@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { CheckpointError, ConfigError, isPolyloraError } from '../errors.js'
-import { type AppendFile, nodeFileSystem } from '../file-system.js'
+import { type AppendFile, nodeFileSystem, whatToDo } from '../file-system.js'
 import { requireOutside, unfinishedPath } from '../output-folder.js'
 import type { RecordScore } from './evaluate.js'
 
@@ -76,8 +76,9 @@ export class ScoreFile {
 }
 
 function failure(path: string, cause: unknown): CheckpointError {
-  return new CheckpointError(`${path} could not be written: ${(cause as Error).message}`, {
-    cause,
-    details: { path, error: (cause as { code?: unknown }).code ?? null },
-  })
+  const error = (cause as { code?: unknown }).code ?? null
+  return new CheckpointError(
+    `${path} could not be written: ${(cause as Error).message}; ${whatToDo(error)}`,
+    { cause, details: { path, error } },
+  )
 }

@@ -174,7 +174,7 @@ async function prune(run: RunFolder, step: number, keep: number): Promise<Damage
     if (!isDamaged && (one > step || ++kept <= Math.max(1, keep))) continue
     const folder = run.checkpoint(one)
     // Renamed first: a removal that is cut short never looks like a damaged checkpoint.
-    const removed = unfinishedPath(folder, 'replaced')
+    const removed = unfinishedPath(folder, 'removed')
     try {
       await fileSystem.remove(removed)
       await fileSystem.rename(folder, removed)

@@ -1,5 +1,5 @@
 import { CheckpointError } from '../errors.js'
-import { type AppendFile, type FileSystem, nodeFileSystem } from '../file-system.js'
+import { type AppendFile, type FileSystem, nodeFileSystem, whatToDo } from '../file-system.js'
 
 /** One optimiser step, as a line of metrics.jsonl. What is not finite is written as null. */
 export interface StepMetrics {
@@ -157,8 +157,9 @@ function parse(line: string): Metrics | null {
 }
 
 function failure(path: string, what: string, cause: unknown): CheckpointError {
-  return new CheckpointError(`${path} could not be ${what}: ${(cause as Error).message}`, {
-    cause,
-    details: { path, error: (cause as { code?: unknown }).code ?? null },
-  })
+  const error = (cause as { code?: unknown }).code ?? null
+  return new CheckpointError(
+    `${path} could not be ${what}: ${(cause as Error).message}; ${whatToDo(error)}`,
+    { cause, details: { path, error } },
+  )
 }

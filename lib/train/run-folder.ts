@@ -1,7 +1,12 @@
 import { join } from 'node:path'
 import { CheckpointError, ConfigError, isPolyloraError } from '../errors.js'
-import { type FileSystem, nodeFileSystem } from '../file-system.js'
-import { requireOutside, unfinishedName, unfinishedPath } from '../output-folder.js'
+import { type FileSystem, nodeFileSystem, whatToDo } from '../file-system.js'
+import {
+  requireOutside,
+  restoreReplaced,
+  unfinishedName,
+  unfinishedPath,
+} from '../output-folder.js'
 
 export type Json =
   null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
@@ -82,8 +87,9 @@ export class RunFolder {
         )
       for (const name of names) {
         const leftover = unfinishedName(name)
-        if (leftover !== null && isOfRun(leftover, options.outputs ?? []))
-          await fileSystem.remove(join(path, name))
+        if (leftover === null || !isOfRun(leftover.of, options.outputs ?? [])) continue
+        if (leftover.kind === 'replaced') await restoreReplaced(join(path, leftover.of), fileSystem)
+        else await fileSystem.remove(join(path, name))
       }
       const saved = names.includes(descriptionName) ? await readDescription(fileSystem, path) : null
       if (saved === null && held.some((name) => checkpointPattern.test(name)))
@@ -96,10 +102,11 @@ export class RunFolder {
       unlock?.()
       if (cause instanceof ConfigError || cause instanceof CheckpointError) throw cause
       const reason = cause instanceof Error ? cause.message : String(cause)
-      throw new CheckpointError(`${path} cannot be used as a run folder: ${reason}`, {
-        cause,
-        details: { path, error: (cause as { code?: unknown } | null)?.code ?? null },
-      })
+      const error = (cause as { code?: unknown } | null)?.code ?? null
+      throw new CheckpointError(
+        `${path} cannot be used as a run folder: ${reason}; ${whatToDo(error)}`,
+        { cause, details: { path, error } },
+      )
     }
   }
 
@@ -119,10 +126,11 @@ export class RunFolder {
       await this.fileSystem.sync(this.path)
     } catch (cause) {
       await this.fileSystem.remove(partial).catch(() => undefined)
-      throw new CheckpointError(`${path} could not be written: ${(cause as Error).message}`, {
-        cause,
-        details: { path, error: (cause as { code?: unknown }).code ?? null },
-      })
+      const error = (cause as { code?: unknown }).code ?? null
+      throw new CheckpointError(
+        `${path} could not be written: ${(cause as Error).message}; ${whatToDo(error)}`,
+        { cause, details: { path, error } },
+      )
     }
   }
 

@@ -38,9 +38,11 @@ constexpr Export kExports[] = {
     {"writeSafetensors", entry<write_safetensors>},
     {"lockFile", entry<lock_file>},
     {"unlockFile", entry<unlock_file>},
+    {"exchangePaths", entry<exchange_paths>},
     {"injectFileFault", entry<inject_file_fault>},
 };
 
+    {"injectAllocationFault", entry<inject_allocation_fault>},
 napi_value initialize(napi_env env, napi_value exports) {
   try {
     Environment::create(env);

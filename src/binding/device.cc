@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "runtime/heap.h"
 #include "binding/values.h"
 
 namespace polylora::binding {
@@ -170,6 +171,11 @@ napi_value synchronize(Call& call) {
       device->table().callback(stream, Environment::settle_with_status, promise);
   if (status.code != PL_OK) Environment::settle_with_status(promise, &status);
   return result;
+napi_value inject_allocation_fault(Call& call) {
+  const uint64_t nth = read_size(call.env, call[0], "nth");
+  return make_number(call.env, double(Heap::inject_fault(nth)));
+}
+
 }
 
 napi_value profile(Call& call) {

@@ -51,7 +51,7 @@ napi_value close_device(Call& call);
 napi_value describe_device(Call& call);
 napi_value synchronize(Call& call);
 napi_value profile(Call& call);
-napi_value profile(Call& call);
+napi_value inject_allocation_fault(Call& call);
 napi_value trim(Call& call);
 
 }  // namespace polylora::binding

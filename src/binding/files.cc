@@ -116,6 +116,18 @@ struct WritePromise final : FilePromise {
   napi_value value(napi_env env) override { return make_number(env, double(bytes)); }
 };
 
+struct ExchangePromise final : FilePromise {
+  std::string a, b;
+  bool done = false;
+
+  void work(io::FileSystem& files) override { done = files.exchange(a, b); }
+  napi_value value(napi_env env) override {
+    napi_value result;
+    check(env, napi_get_boolean(env, done, &result));
+    return result;
+  }
+};
+
 std::shared_ptr<const io::OpenSafetensors> open_file(const FileHandle& handle) {
   if (!handle.file) throw Failure("Disposed", "the file is closed");
   return handle.file;
@@ -333,6 +345,13 @@ napi_value write_safetensors(Call& call) {
                                  " elements, but its source has " + std::to_string(has));
     promise->sources.push_back(std::move(source));
   }
+  return FilePromise::start(call, std::move(promise));
+}
+
+napi_value exchange_paths(Call& call) {
+  auto promise = std::make_unique<ExchangePromise>();
+  promise->a = read_path(call.env, call[0], "a");
+  promise->b = read_path(call.env, call[1], "b");
   return FilePromise::start(call, std::move(promise));
 }
 

@@ -47,6 +47,12 @@ const char* errno_name(int error) {
       return "EFBIG";
     case ENAMETOOLONG:
       return "ENAMETOOLONG";
+    case EBADF:
+      return "EBADF";
+    case ENOLCK:
+      return "ENOLCK";
+    case EOPNOTSUPP:
+      return "EOPNOTSUPP";
     default:
       return "";
   }
@@ -187,6 +193,18 @@ void FileSystem::rename(const std::string& from, const std::string& to) {
   if (result != 0) fail("put in place", to, errno);
 }
 
+bool FileSystem::exchange(const std::string& a, const std::string& b) {
+  int result;
+  do
+    result = fault("rename") == Effect::fail
+                 ? -1
+                 : renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE);
+  while (result != 0 && errno == EINTR);
+  if (result == 0) return true;
+  if (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP) return false;
+  fail("put in place", b, errno);
+}
+
 void FileSystem::sync_folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "."
@@ -209,17 +227,29 @@ void FileSystem::remove(const std::string& path) noexcept {
 }
 
 File lock_file(const std::string& path) {
-  int descriptor;
-  do descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
-  while (descriptor < 0 && errno == EINTR);
-  if (descriptor < 0) throw io_failure("opened", path, errno);
-  File file(descriptor);
-  int result;
-  do result = flock(descriptor, LOCK_EX | LOCK_NB);
-  while (result != 0 && errno == EINTR);
-  if (result == 0) return file;
-  if (errno == EWOULDBLOCK) return File();
-  throw io_failure("locked", path, errno);
+  for (;;) {
+    int descriptor;
+    do {
+      descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
+      if (descriptor < 0 && errno == EISDIR)
+        descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    } while (descriptor < 0 && errno == EINTR);
+    if (descriptor < 0) throw io_failure("opened", path, errno);
+    File file(descriptor);
+    int result;
+    do result = flock(descriptor, LOCK_EX | LOCK_NB);
+    while (result != 0 && errno == EINTR);
+    if (result != 0) {
+      if (errno == EWOULDBLOCK) return File();
+      throw io_failure("locked", path, errno);
+    }
+    // Whoever held it before may have renamed or removed it: then this is a lock on nothing.
+    struct stat held, there;
+    if (fstat(descriptor, &held) != 0) throw io_failure("examined", path, errno);
+    if (stat(path.c_str(), &there) == 0 && held.st_dev == there.st_dev &&
+        held.st_ino == there.st_ino)
+      return file;
+  }
 }
 
 }  // namespace polylora::io

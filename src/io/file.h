@@ -59,6 +59,8 @@ class FileSystem {
   void write(const File& file, const std::string& path, const void* data, size_t bytes);
   void sync(const File& file, const std::string& path);
   void rename(const std::string& from, const std::string& to);
+  // Swaps what two names stand for, in one step; false if the file system cannot do that.
+  bool exchange(const std::string& a, const std::string& b);
   // The folder that holds `path`: makes a rename in it durable.
   void sync_folder_of(const std::string& path);
   // Says nothing about failures.
@@ -75,8 +77,8 @@ class FileSystem {
   uint64_t calls_ = 0;
 };
 
-// An advisory lock on `path`, which is created if need be, held while the file is open. Not open if
-// another holds it.
+// An advisory lock on `path`, held while the file is open: on the folder that is there, else on a
+// file, which is created if need be. Not open if another holds it.
 File lock_file(const std::string& path);
 
 }  // namespace polylora::io

@@ -3,11 +3,22 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <new>
 
 namespace polylora {
 
 namespace {
+
+std::atomic<uint64_t> allocations{0};
+std::atomic<uint64_t> fault_at{0};
+
+bool is_faulty() { return ++allocations == fault_at.load(std::memory_order_relaxed); }
+
+pl_status injected_fault(uint64_t bytes) {
+  return make_status(PL_OUT_OF_MEMORY, "%s of memory were refused, as a test has asked for",
+                     format_bytes(bytes).c_str());
+}
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t(2) << 20;
@@ -105,6 +116,7 @@ pl_status Heap::allocate(uint64_t bytes, void** data) {
   const size_t size = round_up(std::max<size_t>(bytes, 1), kAlignment);
   const bool small = size <= kSmall;
   std::lock_guard<std::mutex> lock(mutex_);
+  if (is_faulty()) return injected_fault(bytes);
   try {
     Block key{nullptr, nullptr, size, true, nullptr, nullptr};
     const auto found = free_[small].lower_bound(&key);
@@ -175,6 +187,7 @@ pl_status Heap::lend(uint64_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   const pl_status status = make_room(bytes);
   if (status.code == PL_OK) reserved_ += bytes;
+  if (is_faulty()) return injected_fault(bytes);
   return status;
 }
 
@@ -206,6 +219,13 @@ void Heap::trim_locked() {
 Heap::Usage Heap::usage() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return {budget_, used_, reserved_, peak_};
+uint64_t Heap::inject_fault(uint64_t nth) {
+  fault_at = 0;
+  const uint64_t count = allocations.exchange(0);
+  fault_at = nth;
+  return count;
+}
+
 }
 
 }  // namespace polylora

@@ -56,6 +56,10 @@ class Heap {
     unsigned char* data;
     size_t bytes;
     bool free;
+  // For tests: the nth allocation or loan of any heap from now on fails; 0: none. Returns how many
+  // there have been since it was called last.
+  static uint64_t inject_fault(uint64_t nth);
+
     Block* previous;  // neighbours in the region
     Block* next;
   };

@@ -206,7 +206,7 @@ describe('checkpoint', () => {
       await save(run, 8, 1)
     }
     const calls = counter.calls.length
-    assert.ok(calls > 40, `${calls} calls`)
+    assert.ok(calls > 30, `${calls} calls`)
     for (let nth = 0; nth < calls; nth++) {
       const path = at(`fault-${nth}`)
       const faulty = faultyFileSystem({ nth, code: 'ENOSPC' })
@@ -305,7 +305,7 @@ describe('checkpoint', () => {
     const stubborn: FileSystem = {
       ...local,
       rename: (from, to) =>
-        refuse && to.endsWith('.replaced')
+        refuse && to.endsWith('.removed')
           ? Promise.reject(new Error('busy'))
           : local.rename(from, to),
     }

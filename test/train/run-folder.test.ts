@@ -74,11 +74,21 @@ describe('run folder', () => {
   it('clears away what a killed writer left', async () => {
     const path = at('leftovers')
     mkdirSync(join(path, '.step-12.partial/inner'), { recursive: true })
-    mkdirSync(join(path, '.step-4.replaced'))
+    mkdirSync(join(path, '.step-4.removed'))
     writeFileSync(join(path, '.run.json.partial'), '{')
     using run = await open(path, { resume: true })
     assert.equal(run.saved, null)
     assert.deepEqual(readdirSync(path), [])
+  })
+
+  it('puts back what was set aside for something that never came', async () => {
+    const path = at('set-aside')
+    for (const name of ['.adapter.replaced', '.model.replaced', 'model', '.other.replaced'])
+      mkdirSync(join(path, name), { recursive: true })
+    writeFileSync(join(path, '.adapter.replaced/weights'), 'older')
+    using run = await open(path, { resume: true, outputs: ['adapter', 'model'] })
+    assert.equal(readFileSync(run.file('adapter/weights'), 'utf8'), 'older')
+    assert.deepEqual(readdirSync(path).sort(), ['.other.replaced', 'adapter', 'model'])
   })
 
   it('refuses a folder that is an input or lies inside one, through links too', async () => {
