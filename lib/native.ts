@@ -80,6 +80,8 @@ export interface NativeSafetensorsSource {
 export interface NativeAddon {
   /** Every device kind this build knows: the file it came from, or why it is not there. */
   backends(): { kind: string; file: string | null; reason: string | null }[]
+  /** For tests: loads a device's library from an absolute path and returns the kind that it adds. */
+  addBackend(file: string): string
 
   openDevice(kind: string, options: DeviceOptions): NativeDevice
   /** Drops what is queued, waits for what runs, frees everything; handles of the device become disposed. */
@@ -156,8 +158,6 @@ export interface NativeAddon {
    * interrupted once if it is 'EINTR'; null undoes it.
    */
   injectFileFault(fault: { call: string; nth: number; error: string } | null): void
-}
-
 
   /**
    * For tests: the `nth` time from now on that a CPU device takes memory fails; 0: none does.
@@ -165,6 +165,8 @@ export interface NativeAddon {
    * @returns how often memory was taken since this was called last
    */
   injectAllocationFault(nth: number): number
+}
+
 /** The addon throws plain errors with one of these codes. */
 const nameByCode: Readonly<Record<string, PolyloraErrorName>> = {
   Argument: 'ArgumentError',

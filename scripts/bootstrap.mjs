@@ -258,22 +258,29 @@ export async function bootstrap({ build = true } = {}) {
   )
 }
 
+/** Builds targets of CMakeLists.txt beside the addon; false where there is no cmake. */
+async function buildTargets(what, targets) {
+  if (lastToolchain()?.builder !== 'cmake') return false
+  await withLock(join(root, '.polylora.lock'), (lock) =>
+    runOrFail(
+      `${what} could not be built`,
+      'cmake',
+      ['--build', 'build', '--target', ...targets, '--parallel', String(buildJobs())],
+      { cwd: root, adopt: lock.adopt },
+    ),
+  )
+  return true
+}
+
 /**
  * Builds the C++ programs of test/native or benchmark/native (`kind` is tests or benchmarks) beside
- * the addon, from the same objects; returns their paths, or null where there is no cmake.
+ * the addon, from the same objects, and with the tests the emulated CUDA device, which
+ * test/devices.ts looks for; returns the programs' paths, or null where there is no cmake.
  */
 export async function buildNativePrograms(kind) {
   const sources = listFiles([join(root, kind === 'tests' ? 'test/native' : 'benchmark/native')])
   const programs = sources.filter((path) => path.endsWith('.cc'))
-  if (programs.length === 0) return []
-  if (lastToolchain()?.builder !== 'cmake') return null
-  await withLock(join(root, '.polylora.lock'), (lock) =>
-    runOrFail(
-      'The C++ programs do not build',
-      'cmake',
-      ['--build', 'build', '--target', `native_${kind}`, '--parallel', String(buildJobs())],
-      { cwd: root, adopt: lock.adopt },
-    ),
-  )
+  const emulated = kind === 'tests' ? ['polylora_cuda_emulated'] : []
+  if (!(await buildTargets('The C++ programs', [`native_${kind}`, ...emulated]))) return null
   return programs.map((path) => join(root, `build/native-${kind}`, basename(path, '.cc')))
 }

@@ -1,6 +1,10 @@
 import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { after, afterEach, before, beforeEach, describe } from 'mocha'
 import { backends, Device, type DeviceOptions } from '../lib/device.js'
+import { DeviceError } from '../lib/errors.js'
+import { loadNative } from '../lib/native.js'
 
 /** A device, and where it has several code paths, the one it is held to. */
 export interface DeviceVariant {
@@ -14,8 +18,17 @@ const instructionSets = ['portable', 'avx2', 'avx512', 'avx512-bf16']
 
 let variants: DeviceVariant[] | undefined
 
-/** Every device present, the CPU once for each instruction set that the processor has. */
+/** CUDA's kernels in the emulator (test/cuda/emulator); `npm test` builds it where there is cmake. */
+const emulatedDevice = fileURLToPath(
+  new URL('../build/cuda-emulated/polylora_cuda_emulated.so', import.meta.url),
+)
+
+/**
+ * Every device present, the CPU once for each instruction set that the processor has. The emulated CUDA device is one
+ * of them where it was built.
+ */
 export function deviceVariants(): readonly DeviceVariant[] {
+  if (variants === undefined && existsSync(emulatedDevice)) loadNative().addBackend(emulatedDevice)
   variants ??= backends()
     .filter(({ reason }) => reason === null)
     .flatMap(({ kind }) => (kind === 'cpu' ? cpuVariants() : [{ name: kind, kind, options: {} }]))
@@ -42,6 +55,27 @@ function cpuVariants(): DeviceVariant[] {
   }))
 }
 
+let runningTest: Mocha.Test | undefined
+
+/** A test that needs an operation which this device does not have yet is skipped, and says so. */
+function openForTests(variant: DeviceVariant, options: DeviceOptions): Device {
+  const device = Device.open(variant.kind, { ...variant.options, ...options })
+  const run = device.run.bind(device)
+  device.run = (operation, args) => {
+    try {
+      run(operation, args)
+    } catch (error) {
+      if (error instanceof DeviceError && error.details.unsupported === 1 && runningTest) {
+        if (!runningTest.isPending()) runningTest.title += ` (skipped: ${error.message})`
+        // What Mocha's own skip() does: the test counts as skipped however it ends.
+        runningTest.pending = true
+      }
+      throw error
+    }
+  }
+  return device
+}
+
 /** What the tests of one device see: the device is open while a test runs. */
 export interface DeviceContext {
   readonly variant: DeviceVariant
@@ -60,17 +94,20 @@ export function forEachDevice(title: string, body: (context: DeviceContext) => v
       describe(`on ${variant.name}`, () => {
         let device: Device | null = null
         let memoryUsed = 0
+        const open = (options: DeviceOptions) => openForTests(variant, options)
         before(() => {
-          device = Device.open(variant.kind, { threads: 2, ...variant.options })
+          device = open({ threads: 2 })
         })
         after(async () => {
           await device?.close()
         })
-        beforeEach(() => {
+        beforeEach(function () {
+          runningTest = this.currentTest
           memoryUsed = device!.info.memoryUsed
         })
-        afterEach(async () => {
+        afterEach(async function () {
           await device!.synchronize()
+          if (this.currentTest?.isPending() === true) return // it ended where it stood
           assert.equal(device!.info.memoryUsed, memoryUsed, 'bytes of device memory still in use')
         })
         body({
@@ -79,7 +116,7 @@ export function forEachDevice(title: string, body: (context: DeviceContext) => v
             assert.ok(device, 'the device is open only while tests run')
             return device
           },
-          open: (options = {}) => Device.open(variant.kind, { ...variant.options, ...options }),
+          open: (options = {}) => open(options),
         })
       })
   })

@@ -1,4 +1,5 @@
 // The addon's exports: one function each, named as in lib/native.ts.
+#include "binding/backends.h"
 #include "binding/call.h"
 #include "binding/device.h"
 #include "binding/files.h"
@@ -16,6 +17,7 @@ struct Export {
 
 constexpr Export kExports[] = {
     {"backends", entry<backends>},
+    {"addBackend", entry<add_backend>},
     {"openDevice", entry<open_device>},
     {"closeDevice", entry<close_device>},
     {"describeDevice", entry<describe_device>},
@@ -36,13 +38,13 @@ constexpr Export kExports[] = {
     {"readSafetensorsWeight", entry<read_safetensors_weight>},
     {"closeSafetensors", entry<close_safetensors>},
     {"writeSafetensors", entry<write_safetensors>},
+    {"exchangePaths", entry<exchange_paths>},
     {"lockFile", entry<lock_file>},
     {"unlockFile", entry<unlock_file>},
-    {"exchangePaths", entry<exchange_paths>},
     {"injectFileFault", entry<inject_file_fault>},
+    {"injectAllocationFault", entry<inject_allocation_fault>},
 };
 
-    {"injectAllocationFault", entry<inject_allocation_fault>},
 napi_value initialize(napi_env env, napi_value exports) {
   try {
     Environment::create(env);

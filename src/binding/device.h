@@ -45,13 +45,12 @@ struct DeviceHandle {
   std::shared_ptr<Device> device;
 };
 
-napi_value backends(Call& call);
 napi_value open_device(Call& call);
 napi_value close_device(Call& call);
 napi_value describe_device(Call& call);
 napi_value synchronize(Call& call);
 napi_value profile(Call& call);
-napi_value inject_allocation_fault(Call& call);
 napi_value trim(Call& call);
+napi_value inject_allocation_fault(Call& call);
 
 }  // namespace polylora::binding

@@ -47,7 +47,10 @@ inline FailureCode failure_code(int32_t code) {
 }
 
 inline void throw_unless_ok(const pl_status& status) {
-  if (status.code != PL_OK) throw Failure(failure_code(status.code), status.message);
+  if (status.code == PL_OK) return;
+  Failure failure(failure_code(status.code), status.message);
+  if (status.code == PL_UNSUPPORTED) failure.with("unsupported", 1);
+  throw failure;
 }
 
 }  // namespace polylora

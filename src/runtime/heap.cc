@@ -52,6 +52,9 @@ void* map_memory(size_t bytes) {
 
 void unmap_memory(void* base, size_t bytes) { munmap(base, bytes); }
 
+Heap::Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire)
+    : Heap(budget, std::move(retire), {map_memory, unmap_memory}) {}
+
 Heap::~Heap() {
   for (const auto& region : regions_) {
     for (Block* block = region->first; block;) {
@@ -59,7 +62,7 @@ Heap::~Heap() {
       delete block;
       block = next;
     }
-    unmap_memory(region->base, region->bytes);
+    source_.unmap(region->base, region->bytes);
   }
 }
 
@@ -83,7 +86,7 @@ Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
     if (status->code != PL_OK) continue;
     auto region = std::make_unique<Region>();
     auto block = std::make_unique<Block>();
-    void* base = map_memory(size);
+    void* base = source_.map(size);
     if (!base) {
       *status = make_status(PL_OUT_OF_MEMORY,
                             "the system refused %s of memory, with %s of the device's budget of %s "
@@ -99,7 +102,7 @@ Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
       regions_.push_back(std::move(region));
     } catch (...) {
       free_[small].erase(block.get());
-      unmap_memory(base, size);
+      source_.unmap(base, size);
       throw;
     }
     reserved_ += size;
@@ -113,10 +116,10 @@ pl_status Heap::allocate(uint64_t bytes, void** data) {
   if (bytes > uint64_t(1) << 62)
     return make_status(PL_OUT_OF_MEMORY, "%llu bytes of memory are more than any device has",
                        static_cast<unsigned long long>(bytes));
+  if (is_faulty()) return injected_fault(bytes);
   const size_t size = round_up(std::max<size_t>(bytes, 1), kAlignment);
   const bool small = size <= kSmall;
   std::lock_guard<std::mutex> lock(mutex_);
-  if (is_faulty()) return injected_fault(bytes);
   try {
     Block key{nullptr, nullptr, size, true, nullptr, nullptr};
     const auto found = free_[small].lower_bound(&key);
@@ -184,10 +187,10 @@ void Heap::release(void* data) {
 }
 
 pl_status Heap::lend(uint64_t bytes) {
+  if (is_faulty()) return injected_fault(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
   const pl_status status = make_room(bytes);
   if (status.code == PL_OK) reserved_ += bytes;
-  if (is_faulty()) return injected_fault(bytes);
   return status;
 }
 
@@ -216,9 +219,6 @@ void Heap::trim_locked() {
   regions_.erase(first, regions_.end());
 }
 
-Heap::Usage Heap::usage() const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return {budget_, used_, reserved_, peak_};
 uint64_t Heap::inject_fault(uint64_t nth) {
   fault_at = 0;
   const uint64_t count = allocations.exchange(0);
@@ -226,6 +226,9 @@ uint64_t Heap::inject_fault(uint64_t nth) {
   return count;
 }
 
+Heap::Usage Heap::usage() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return {budget_, used_, reserved_, peak_};
 }
 
 }  // namespace polylora

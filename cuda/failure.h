@@ -1,0 +1,40 @@
+// How a kernel fails its stream because of a value: an index out of range, say. The first failure
+// is kept; the stream's thread finds it at the next callback or copy to the host and makes the
+// message from it. A kernel that has reported one goes on without the value (and writes whatever it
+// likes to its own outputs, which nobody will see).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace polylora::cuda {
+
+enum class FailureKind : int32_t { none = 0, index = 1, value = 2 };
+
+// In memory that the host and the device both see.
+struct Failure {
+  int32_t kind;       // FailureKind; claimed first
+  int32_t operation;  // pl_operation
+  char name[32];      // of the tensor
+  int64_t at, value, limit;
+};
+
+#if defined(__CUDACC__) || defined(POLYLORA_CUDA_EMULATED)
+
+// "<operation>: <name>[at] is value, allowed are 0 to limit - 1"
+__device__ inline void report_index(Failure* failure, pl_operation operation, const char* name,
+                                    int64_t at, int64_t value, int64_t limit) {
+  if (atomicCAS(&failure->kind, 0, int32_t(FailureKind::index)) != 0) return;
+  failure->operation = operation;
+  for (int i = 0; i < 31 && name[i]; ++i) failure->name[i] = name[i];
+  failure->at = at;
+  failure->value = value;
+  failure->limit = limit;
+}
+
+#endif
+
+}  // namespace polylora::cuda

@@ -1,0 +1,400 @@
+// CUDA's run-time library: a stream is a thread with a queue. A failure is its stream's, where
+// CUDA's would be the whole process's.
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
+#include <thread>
+
+#include "async.h"
+
+using polylora::emulator::GridShape;
+
+struct CUevent_st {
+  std::mutex mutex;
+  std::condition_variable wake;
+  bool done = true;
+  cudaError_t error = cudaSuccess;
+  std::chrono::steady_clock::time_point time;
+};
+
+struct CUstream_st {
+  std::mutex mutex;
+  std::condition_variable wake;
+  std::deque<std::function<void(cudaError_t&)>> tasks;
+  bool ending = false;
+  bool busy = false;
+  cudaError_t error = cudaSuccess;
+  cudaMemPool_t pool = nullptr;  // the one its memory comes from
+  std::thread thread;
+};
+
+struct CUmemPoolHandle_st {
+  std::mutex mutex;
+  std::set<void*> regions;
+};
+
+namespace {
+
+constexpr uint64_t kMemory = uint64_t(8) << 30;
+constexpr unsigned char kGuardByte = 0xC5;
+
+// The blocks that kernels may touch, and the guards behind them.
+struct Memory {
+  uint64_t bytes, guard;
+};
+struct Blocks {
+  std::shared_mutex mutex;
+  std::map<const char*, Memory> live;
+};
+Blocks& blocks() {
+  static Blocks value;
+  return value;
+}
+
+std::mutex report_mutex;
+std::string& last_report() {
+  static std::string value;
+  return value;
+}
+void set_report(const std::string& text) {
+  std::lock_guard<std::mutex> lock(report_mutex);
+  last_report() = text;
+}
+
+thread_local cudaError_t last_error = cudaSuccess;
+cudaError_t returned(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+
+void stream_main(CUstream_st* stream) {
+  std::unique_lock<std::mutex> lock(stream->mutex);
+  for (;;) {
+    stream->wake.wait(lock, [&] { return stream->ending || !stream->tasks.empty(); });
+    if (stream->tasks.empty()) return;
+    auto task = std::move(stream->tasks.front());
+    stream->tasks.pop_front();
+    stream->busy = true;
+    cudaError_t error = stream->error;
+    lock.unlock();
+    task(error);
+    task = nullptr;
+    lock.lock();
+    stream->busy = false;
+    stream->error = error;
+    if (stream->tasks.empty()) stream->wake.notify_all();
+  }
+}
+
+// The task is told of the stream's failure, and may set it.
+cudaError_t enqueue(cudaStream_t stream, std::function<void(cudaError_t&)> task) {
+  std::lock_guard<std::mutex> lock(stream->mutex);
+  if (stream->error != cudaSuccess) {
+    // As on the device: nothing can be queued any more, but what is owned here must end.
+    return returned(stream->error);
+  }
+  stream->tasks.push_back(std::move(task));
+  stream->wake.notify_all();
+  return cudaSuccess;
+}
+
+}  // namespace
+
+namespace polylora::emulator {
+
+void require_global(const void* address, size_t bytes, const char* what, Site site) {
+  const auto* const at = static_cast<const char*>(address);
+  {
+    std::shared_lock<std::shared_mutex> lock(blocks().mutex);
+    auto after = blocks().live.upper_bound(at);
+    if (after != blocks().live.begin()) {
+      --after;
+      if (at + bytes <= after->first + after->second.bytes) return;
+    }
+  }
+  fail("%s at %s: %zu bytes at %p are outside every allocation of the device", what,
+       describe_site(site).c_str(), bytes, address);
+}
+
+cudaError_t enqueue_grid(cudaStream_t stream, const GridShape& shape, std::function<void()> body) {
+  return enqueue(stream, [shape, body = std::move(body)](cudaError_t& error) {
+    if (error != cudaSuccess) return;
+    const std::string report = run_grid(shape, body);
+    if (report.empty()) return;
+    set_report(report);
+    error = cudaErrorLaunchFailure;
+  });
+}
+
+void block_allocated(cudaStream_t stream, void* data, uint64_t bytes, uint64_t guard) {
+  enqueue(stream, [=](cudaError_t&) {
+    std::memset(data, 0xFF, bytes);
+    std::memset(static_cast<char*>(data) + bytes, kGuardByte, guard);
+    std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+    blocks().live[static_cast<char*>(data)] = {bytes, guard};
+  });
+}
+
+void block_released(cudaStream_t stream, void* data) {
+  enqueue(stream, [=](cudaError_t& error) {
+    auto* const bytes = static_cast<unsigned char*>(data);
+    Memory block;
+    {
+      std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+      const auto found = blocks().live.find(static_cast<char*>(data));
+      if (found == blocks().live.end()) return;
+      block = found->second;
+      blocks().live.erase(found);
+    }
+    for (uint64_t i = 0; i < block.guard && error == cudaSuccess; ++i)
+      if (bytes[block.bytes + i] != kGuardByte) {
+        set_report("memory was written " + std::to_string(i) + " bytes behind a block of " +
+                   std::to_string(block.bytes) + " bytes");
+        error = cudaErrorLaunchFailure;
+      }
+    std::memset(data, 0xFF, block.bytes);
+  });
+}
+
+}  // namespace polylora::emulator
+
+extern "C" {
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int device) {
+  return returned(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  std::snprintf(properties->name, sizeof properties->name, "CUDA emulator");
+  return cudaSuccess;
+}
+
+namespace {
+// POLYLORA_EMULATOR_ARCHITECTURE: 80 (as sm_86, 99 KB of shared memory) or 90.
+int architecture() {
+  static const int value = [] {
+    const char* text = std::getenv("POLYLORA_EMULATOR_ARCHITECTURE");
+    return text && !std::strcmp(text, "80") ? 80 : 90;
+  }();
+  return value;
+}
+}  // namespace
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = architecture() / 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = architecture() == 90 ? 0 : 6;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = architecture() == 90 ? 227 << 10 : 99 << 10;
+      return cudaSuccess;
+  }
+  return returned(cudaErrorInvalidValue);
+}
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *free = *total = kMemory;
+  return cudaSuccess;
+}
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = last_error;
+  last_error = cudaSuccess;
+  return error;
+}
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+    default:
+      return "cudaError";
+  }
+}
+const char* cudaGetErrorString(cudaError_t error) {
+  if (error != cudaErrorLaunchFailure) return cudaGetErrorName(error);
+  static thread_local std::string text;
+  std::lock_guard<std::mutex> lock(report_mutex);
+  text = last_report();
+  return text.c_str();
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new CUstream_st;
+  (*stream)->thread = std::thread(stream_main, *stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  {
+    std::lock_guard<std::mutex> lock(stream->mutex);
+    stream->ending = true;
+    stream->wake.notify_all();
+  }
+  stream->thread.join();
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  std::unique_lock<std::mutex> lock(stream->mutex);
+  stream->wake.wait(lock, [&] { return stream->tasks.empty() && !stream->busy; });
+  return returned(stream->error);
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  {
+    std::lock_guard<std::mutex> lock(event->mutex);
+    event->done = false;
+  }
+  const cudaError_t queued = enqueue(stream, [event](cudaError_t& error) {
+    std::lock_guard<std::mutex> lock(event->mutex);
+    event->done = true;
+    event->error = error;
+    event->time = std::chrono::steady_clock::now();
+    event->wake.notify_all();
+  });
+  if (queued != cudaSuccess) {
+    std::lock_guard<std::mutex> lock(event->mutex);
+    event->done = true;
+    event->error = queued;
+  }
+  return queued;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  std::lock_guard<std::mutex> lock(event->mutex);
+  return event->done ? event->error : cudaErrorNotReady;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  std::unique_lock<std::mutex> lock(event->mutex);
+  event->wake.wait(lock, [&] { return event->done; });
+  return returned(event->error);
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  *milliseconds = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
+  *pool = new CUmemPoolHandle_st;
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
+  for (void* region : pool->regions) std::free(region);
+  delete pool;
+  return cudaSuccess;
+}
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
+cudaError_t cudaMallocFromPoolAsync(void** data, size_t bytes, cudaMemPool_t pool,
+                                    cudaStream_t stream) {
+  {
+    std::lock_guard<std::mutex> lock(stream->mutex);
+    if (stream->error != cudaSuccess) return returned(stream->error);
+  }
+  void* memory = nullptr;
+  if (bytes > kMemory || posix_memalign(&memory, 256, bytes) != 0)
+    return returned(cudaErrorMemoryAllocation);
+  std::lock_guard<std::mutex> lock(pool->mutex);
+  pool->regions.insert(memory);
+  stream->pool = pool;
+  *data = memory;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
+  return enqueue(stream, [data, stream](cudaError_t&) {
+    {
+      std::lock_guard<std::mutex> lock(stream->pool->mutex);
+      stream->pool->regions.erase(data);
+    }
+    std::free(data);
+  });
+}
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  return returned(*data ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+cudaError_t cudaFreeHost(void* data) {
+  std::free(data);
+  return cudaSuccess;
+}
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
+  *device = host;
+  return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  return enqueue(stream, [=](cudaError_t& error) {
+    if (error == cudaSuccess) std::memcpy(to, from, bytes);
+  });
+}
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  return enqueue(stream, [=](cudaError_t& error) {
+    if (error == cudaSuccess) std::memset(data, value, bytes);
+  });
+}
+
+CUresult cuTensorMapEncodeTiled(CUtensorMap* out, CUtensorMapDataType type, cuuint32_t rank,
+                                void* base, const cuuint64_t* dims, const cuuint64_t* strides,
+                                const cuuint32_t* box, const cuuint32_t* element_strides,
+                                CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  polylora::emulator::TensorMap map = {};
+  static_assert(sizeof map <= sizeof *out, "a map must fit");
+  map.magic = polylora::emulator::kTensorMapMagic;
+  map.element_bytes = type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32    ? 4
+                      : type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 ? 2
+                                                                 : 0;
+  constexpr uint32_t swizzles[] = {0, 32, 64, 128};
+  map.swizzle_bytes = swizzles[swizzle];
+  map.rank = rank;
+  map.base = static_cast<const char*>(base);
+  if (!map.element_bytes || rank < 1 || rank > 3 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE ||
+      reinterpret_cast<uintptr_t>(base) % 16)
+    return CUDA_ERROR_INVALID_VALUE;
+  for (cuuint32_t i = 0; i < rank; ++i) {
+    map.dims[i] = dims[i];
+    map.strides[i] = i == 0 ? map.element_bytes : strides[i - 1];
+    map.box[i] = box[i];
+    if (box[i] < 1 || box[i] > 256 || element_strides[i] != 1 || dims[i] == 0 ||
+        dims[i] > (uint64_t(1) << 32) || (i > 0 && map.strides[i] % 16))
+      return CUDA_ERROR_INVALID_VALUE;
+  }
+  const uint64_t row = uint64_t(box[0]) * map.element_bytes;
+  if (row % 16 || (map.swizzle_bytes && row > map.swizzle_bytes)) return CUDA_ERROR_INVALID_VALUE;
+  std::memset(out, 0, sizeof *out);
+  std::memcpy(out, &map, sizeof map);
+  return CUDA_SUCCESS;
+}
+
+}  // extern "C"
