@@ -80,6 +80,8 @@ export interface NativeSafetensorsSource {
 export interface NativeAddon {
   /** Every device kind this build knows: the file it came from, or why it is not there. */
   backends(): { kind: string; file: string | null; reason: string | null }[]
+  /** For tests: loads a device's library from an absolute path and returns the kind that it adds. */
+  addBackend(file: string): string
 
   openDevice(kind: string, options: DeviceOptions): NativeDevice
   /** Drops what is queued, waits for what runs, frees everything; handles of the device become disposed. */

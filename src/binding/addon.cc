@@ -1,4 +1,5 @@
 // The addon's exports: one function each, named as in lib/native.ts.
+#include "binding/backends.h"
 #include "binding/call.h"
 #include "binding/device.h"
 #include "binding/files.h"
@@ -16,6 +17,7 @@ struct Export {
 
 constexpr Export kExports[] = {
     {"backends", entry<backends>},
+    {"addBackend", entry<add_backend>},
     {"openDevice", entry<open_device>},
     {"closeDevice", entry<close_device>},
     {"describeDevice", entry<describe_device>},

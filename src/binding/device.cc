@@ -1,29 +1,14 @@
 #include "binding/device.h"
 
-#include <dlfcn.h>
-
 #include <cstring>
 
+#include "binding/backends.h"
 #include "binding/values.h"
 #include "runtime/heap.h"
 
 namespace polylora::binding {
 
 namespace {
-
-struct Backend {
-  const char* kind;
-  const pl_device_table* (*table)();  // null: not in this build
-};
-constexpr Backend kBackends[] = {{"cpu", pl_cpu_device_table}, {"cuda", nullptr}};
-
-// Where this code was loaded from.
-std::string own_file() {
-  Dl_info info;
-  if (dladdr(reinterpret_cast<const void*>(&own_file), &info) != 0 && info.dli_fname)
-    return info.dli_fname;
-  return "";
-}
 
 // Keeps the device alive until its promise is settled.
 struct DevicePromise final : Promise {
@@ -96,34 +81,16 @@ void Device::close_now() {
   if (pl_stream* stream = begin_close()) table_->close(stream);
 }
 
-napi_value backends(Call& call) {
-  napi_value list, null;
-  check(call.env, napi_create_array(call.env, &list));
-  check(call.env, napi_get_null(call.env, &null));
-  uint32_t index = 0;
-  for (const Backend& backend : kBackends) {
-    napi_value entry;
-    check(call.env, napi_create_object(call.env, &entry));
-    set(call.env, entry, "kind", make_string(call.env, backend.kind));
-    set(call.env, entry, "file", backend.table ? make_string(call.env, own_file()) : null);
-    set(call.env, entry, "reason",
-        backend.table
-            ? null
-            : make_string(call.env, std::string("this build has no ") + backend.kind + " device"));
-    check(call.env, napi_set_element(call.env, list, index++, entry));
-  }
-  return list;
-}
-
 napi_value open_device(Call& call) {
   const std::string kind = read_string(call.env, call[0], "kind");
   const pl_device_options options = read_options(call.env, call[1]);
   std::string known;
-  for (const Backend& backend : kBackends) {
-    known += (known.empty() ? "" : ", ") + std::string(backend.kind);
+  for (const Backend& backend : known_backends()) {
+    known += (known.empty() ? "" : ", ") + backend.kind;
     if (kind != backend.kind) continue;
-    if (!backend.table) throw Failure("Device", "this build has no " + kind + " device");
-    const pl_device_table* table = backend.table();
+    if (!backend.table)
+      throw Failure("Device", "there is no " + kind + " device here: " + backend.reason);
+    const pl_device_table* table = backend.table;
     pl_stream* stream = nullptr;
     throw_unless_ok(table->open(&options, &stream));
     auto handle = std::make_unique<DeviceHandle>();

@@ -45,7 +45,6 @@ struct DeviceHandle {
   std::shared_ptr<Device> device;
 };
 
-napi_value backends(Call& call);
 napi_value open_device(Call& call);
 napi_value close_device(Call& call);
 napi_value describe_device(Call& call);

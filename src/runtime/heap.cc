@@ -52,6 +52,9 @@ void* map_memory(size_t bytes) {
 
 void unmap_memory(void* base, size_t bytes) { munmap(base, bytes); }
 
+Heap::Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire)
+    : Heap(budget, std::move(retire), {map_memory, unmap_memory}) {}
+
 Heap::~Heap() {
   for (const auto& region : regions_) {
     for (Block* block = region->first; block;) {
@@ -59,7 +62,7 @@ Heap::~Heap() {
       delete block;
       block = next;
     }
-    unmap_memory(region->base, region->bytes);
+    source_.unmap(region->base, region->bytes);
   }
 }
 
@@ -83,7 +86,7 @@ Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
     if (status->code != PL_OK) continue;
     auto region = std::make_unique<Region>();
     auto block = std::make_unique<Block>();
-    void* base = map_memory(size);
+    void* base = source_.map(size);
     if (!base) {
       *status = make_status(PL_OUT_OF_MEMORY,
                             "the system refused %s of memory, with %s of the device's budget of %s "
@@ -99,7 +102,7 @@ Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
       regions_.push_back(std::move(region));
     } catch (...) {
       free_[small].erase(block.get());
-      unmap_memory(base, size);
+      source_.unmap(base, size);
       throw;
     }
     reserved_ += size;

@@ -1,4 +1,4 @@
-// Memory of a stream: best fit with coalescing over regions that come from mmap.
+// Memory of a stream: best fit with coalescing over regions that come from mmap, or from a device.
 //
 // Everything that touches a block runs in the order of the stream's queue, so a released block may
 // be handed out again at once, and the heap's own records, kept on the callers' threads, are ahead
@@ -28,9 +28,16 @@ class Heap {
     uint64_t budget, used, reserved, peak;
   };
 
+  // Where regions come from: what map_memory() and unmap_memory() do for the host.
+  struct Source {
+    std::function<void*(size_t bytes)> map;
+    std::function<void(void* base, size_t bytes)> unmap;
+  };
+
   // `retire` unmaps a region in stream order.
-  Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire)
-      : budget_(budget), retire_(std::move(retire)) {}
+  Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire);
+  Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire, Source source)
+      : budget_(budget), retire_(std::move(retire)), source_(std::move(source)) {}
   // Unmaps everything at once: the queue has ended.
   ~Heap();
   Heap(const Heap&) = delete;
@@ -83,6 +90,7 @@ class Heap {
 
   const uint64_t budget_;
   const std::function<void(void* base, size_t bytes)> retire_;
+  const Source source_;
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Region>> regions_;
   FreeBlocks free_[2];  // large, small
