@@ -88,6 +88,29 @@ export class StepStream {
   async next(): Promise<CorpusStep> {
     const chosen = this.#chooseStep()
     if (chosen.length === 0) throw new DataError('there is no step left in the epochs of this run')
+    return await this.#read(chosen)
+  }
+
+  /** Of the first `steps` steps the one with the micro-batch of the most tokens. This stream stays where it is. */
+  async largestStep(steps: number): Promise<CorpusStep> {
+    const rehearsal = new StepStream(this.#groups, this.#disciplineNames, this.#options)
+    let largest: Chosen[][] = []
+    let most = -1
+    for (let step = 1; step <= steps; step++) {
+      const chosen = rehearsal.#chooseStep()
+      if (chosen.length === 0) break
+      const tokens = Math.max(...chosen.map((batch) => this.#tokensOf(batch)))
+      if (tokens > most) [largest, most] = [chosen, tokens]
+      if (step % stepsBetweenPauses === 0) await new Promise((resolve) => setImmediate(resolve))
+    }
+    return await this.#read(largest)
+  }
+
+  #tokensOf(batch: readonly Chosen[]): number {
+    return batch.reduce((sum, { group, index }) => sum + this.#groups[group].store.length(index), 0)
+  }
+
+  async #read(chosen: readonly Chosen[][]): Promise<CorpusStep> {
     const batches = await Promise.all(
       chosen.map(async (batch) => {
         const samples = await Promise.all(

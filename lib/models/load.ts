@@ -21,6 +21,8 @@ export interface LoadOptions {
   signal?: AbortSignal
   /** Bytes read so far, and in all. */
   onProgress?: (read: number, total: number) => void
+  /** False: memory is reserved, and nothing is read into it. Default true. */
+  readsValues?: boolean
 }
 
 /** Reads the weights of a Hugging Face folder, single or sharded, straight into packed memory. */
@@ -30,6 +32,7 @@ export async function loadWeights(
   config: DecoderConfig,
   options: LoadOptions = {},
 ): Promise<DecoderWeights> {
+  const { readsValues = true } = options
   const shards = await openShards(folder)
   const made: (Matrix | Parameter)[] = []
   try {
@@ -74,7 +77,7 @@ export async function loadWeights(
         const weight = Weight.create(device, { rows, columns, storage, compute })
         const matrix: Matrix = { name, weight, master: null }
         made.push(matrix)
-        await shard.readWeight(name, weight, 0)
+        if (readsValues) await shard.readWeight(name, weight, 0)
         options.onProgress?.(read, total)
         return matrix
       },
@@ -82,7 +85,7 @@ export async function loadWeights(
         const { shard } = find(name, [length])
         const parameter = new Parameter(name, Tensor.empty(device, [length]))
         made.push(parameter)
-        await shard.readTensor(name, parameter.value)
+        if (readsValues) await shard.readTensor(name, parameter.value)
         return parameter
       },
     }

@@ -3,7 +3,7 @@ import type { Adapter } from '../adapters/adapter.js'
 import { lora } from '../adapters/declaration.js'
 import { saveAdapter } from '../adapters/peft.js'
 import { Corpus, type CorpusStep } from '../data/index.js'
-import { AbortedError } from '../errors.js'
+import { AbortedError, CheckpointError } from '../errors.js'
 import { saveModel } from '../merge/save-model.js'
 import { Model } from '../model.js'
 import { findCheckpoint, saveCheckpoint } from './checkpoint.js'
@@ -117,6 +117,8 @@ class Run {
   readonly #skipped: SkippedSteps
   readonly #stream: ReturnType<Corpus['steps']>
   #step = 0
+  /** The step of the newest checkpoint. */
+  #saved = 0
   #totalTokens = 0
   #lastLoss = NaN
   #bestLoss = Infinity
@@ -163,9 +165,21 @@ class Run {
       const validation = await this.#train(totalSteps, metrics)
       const output = this.#keepsBest ? this.#resultFolder : await this.#saveResult()
       return { steps: this.#step, lastLoss: this.#lastLoss, validation, output }
+    } catch (error) {
+      throw this.#withWayOn(error)
     } finally {
       await metrics.close()
     }
+  }
+
+  /** What could not be written is named already; what was written before is safe, so the run can go on from there. */
+  #withWayOn(error: unknown): unknown {
+    if (!(error instanceof CheckpointError)) return error
+    const from = this.#saved === 0 ? 'starts again' : `goes on after step ${this.#saved}`
+    return new CheckpointError(`${error.message}, then resume the run, which ${from}`, {
+      cause: error.cause,
+      details: { ...error.details, savedStep: this.#saved },
+    })
   }
 
   async #train(totalSteps: number, metrics: MetricsFile): Promise<ValidationLoss | null> {
@@ -298,6 +312,7 @@ class Run {
       state as unknown as Json,
       { keep: this.#config.checkpoint.keep, bytesNeeded: trainingStateBytes(this.#trainer) },
     )
+    this.#saved = this.#step
     for (const { folder, reason } of notRemoved)
       this.#options.onMessage?.(`${folder} could not be removed: ${reason}`)
   }
@@ -309,7 +324,7 @@ class Run {
       this.#options.onMessage?.(`${folder} is damaged and was passed over: ${reason}`)
     await restoreTrainingState(this.#trainer, found.folder)
     const state = found.state as unknown as RunState
-    this.#step = found.step
+    this.#step = this.#saved = found.step
     this.#trainer.optimizer.updates = state.updates
     this.#totalTokens = state.totalTokens
     this.#skipped.inRow = state.skippedInRow
@@ -366,11 +381,12 @@ async function openAdapter(model: Model, config: TrainConfig): Promise<Adapter |
   })
 }
 
-async function openCorpus(
+/** The samples that a run trains on, or is validated on. */
+export async function openCorpus(
   config: TrainConfig,
   sources: TrainConfig['data']['train'],
-  model: Model,
-  { signal, onMessage }: RunOptions,
+  model: Pick<Model, 'tokenizer' | 'config'>,
+  { signal, onMessage }: Pick<RunOptions, 'signal' | 'onMessage'>,
 ): Promise<Corpus> {
   const { data } = config
   const corpus = await Corpus.open(sources, {

@@ -14,6 +14,13 @@ export interface StepInputs {
   readonly lossScale: Tensor
 }
 
+export interface MicroBatchOptions {
+  /** Recompute each block in the backward pass instead of keeping its activations; default false. */
+  checkpointing?: boolean
+  /** Called when the forward pass is queued and the backward pass is not: the device holds what is kept between them. */
+  onForward?: () => void
+}
+
 /**
  * Forward and backward pass of one packed micro-batch; gradients are added to the parameters'. Only queues work.
  *
@@ -25,7 +32,7 @@ export function trainMicroBatch(
   batch: PackedBatch,
   inputs: StepInputs,
   losses: Tensor,
-  { checkpointing = false } = {},
+  { checkpointing = false, onForward }: MicroBatchOptions = {},
 ): void {
   const { device } = decoder
   scope(() => {
@@ -47,6 +54,7 @@ export function trainMicroBatch(
       { lossScale: inputs.lossScale },
     )
     device.run('copy', { x: loss.native, y: losses.native })
+    onForward?.()
     tape.backward()
   })
 }

@@ -6,7 +6,7 @@ import { Scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 import { LossSums } from './loss-sums.js'
 import { AdamW, type AdamWOptions } from './optimizer.js'
-import { trainMicroBatch } from './step.js'
+import { type MicroBatchOptions, trainMicroBatch } from './step.js'
 
 /** What one optimiser step did. */
 export interface StepReport {
@@ -26,9 +26,7 @@ export interface StepReport {
   readonly applied: boolean
 }
 
-export interface TrainerOptions extends AdamWOptions {
-  checkpointing?: boolean
-}
+export interface TrainerOptions extends AdamWOptions, MicroBatchOptions {}
 
 /** Trains an adapter, or all weights of a model, one optimiser step at a time. */
 export class Trainer {
