@@ -26,6 +26,12 @@ export function findProgram(name) {
 /**
  * Runs a program. With `quiet`, its output is kept and returned; otherwise it goes to the terminal.
  * Resolves to `{ code, signal, output }`, whatever the program's end.
+ *
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {{ cwd?: string, env?: NodeJS.ProcessEnv, quiet?: boolean, adopt?: (pid: number | null) => void,
+ *   timeoutMs?: number }} [options]
+ * @returns {Promise<{ code: number | null, signal: string | null, output: string }>}
  */
 export function run(command, args, { cwd, env, quiet = false, adopt, timeoutMs } = {}) {
   return new Promise((resolve, reject) => {

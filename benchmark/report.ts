@@ -1,0 +1,316 @@
+/** The table of a run, in Markdown. */
+import type {
+  BenchmarkRecord,
+  Circumstances,
+  DecodeFigure,
+  KernelFigure,
+  PeerFigure,
+  StepFigure,
+} from './record.js'
+
+export function report(record: BenchmarkRecord): string {
+  const { sections, circumstances } = record
+  const versions = Object.entries(record.versions).map(([name, version]) => `${name} ${version}`)
+  const section = (
+    name: keyof typeof circumstances,
+    title: string,
+    body: readonly string[],
+  ): string[] => [
+    `## ${title}`,
+    '',
+    describe(circumstances[name]!, record.threads),
+    '',
+    ...body,
+    '',
+  ]
+  return [
+    `# ${record.processor}, ${record.date}`,
+    '',
+    `${record.threads} threads, ${gib(record.memoryBytes)} of memory; ${versions.join(', ')}. Made by \`npm run bench\`; the same figures, and each repetition, are in the JSON file beside this one.`,
+    '',
+    '## Goals',
+    '',
+    ...goals(record),
+    '',
+    '## Peaks',
+    '',
+    ...table(
+      ['threads', 'instruction set', 'float32 FMA', 'bf16 dot product', 'reading memory'],
+      record.peaks.map((peak) => [
+        peak.threads,
+        peak.instructionSet,
+        `${giga(peak.fmaFlopsPerThread * peak.threads)} GFLOP/s`,
+        `${giga(peak.dotFlopsPerThread * peak.threads)} GFLOP/s`,
+        `${giga(peak.readBytes)} GB/s`,
+      ]),
+    ),
+    '',
+    ...(sections.peer
+      ? section('peer', 'LoRA beside transformers and PEFT', peerTable(sections.peer))
+      : []),
+    ...(sections.decode ? section('decode', 'Decoding', decodeTable(sections.decode)) : []),
+    ...(sections.step ? section('step', 'Training steps', stepTables(sections.step)) : []),
+    ...(sections.kernels ? section('kernels', 'Kernels', kernelTables(sections.kernels)) : []),
+  ].join('\n')
+}
+
+/** What else the machine did. */
+function describe({ at, commit, loadBefore, loadAfter }: Circumstances, threads: number): string {
+  const load = (values: readonly number[]) => values.map((value) => value.toFixed(2)).join(', ')
+  return `Commit ${commit}, ${at.slice(0, 16).replace('T', ' ')} UTC; load averages before ${load(loadBefore)} and after ${load(loadAfter)} on ${threads} processors.`
+}
+
+// ---- Goals ----
+
+function goals({ sections, threads }: BenchmarkRecord): string[] {
+  const rows: (string | number)[][] = []
+  const row = (figure: string, goal: number, values: readonly number[], most = false) => {
+    if (values.length === 0) return
+    const worst = most ? Math.max(...values) : Math.min(...values)
+    const isMet = most ? worst <= goal : worst >= goal
+    const share = goal < 1 && !most
+    const show = (value: number) => (share ? percent(value) : `${value.toFixed(2)}×`)
+    rows.push([
+      figure,
+      `${most ? '≤' : '≥'} ${share ? percent(goal, 0) : `${goal}×`}`,
+      show(worst),
+      isMet ? 'yes' : 'no',
+    ])
+  }
+  const ratio = ({ ours, peer }: PeerFigure) => peer.seconds / ours.seconds
+  const of = (model: string, dtype: string) =>
+    (sections.peer ?? []).filter((one) => one.model === model && one.dtype === dtype)
+  row('LoRA step, 24×896, float32, against PEFT', 2, of('24x896', 'f32').map(ratio))
+  row('LoRA step, 24×896, bf16, against PEFT', 2, of('24x896', 'bf16').map(ratio))
+  row('LoRA step, 6×192, float32, against PEFT', 2.5, of('6x192', 'f32').map(ratio))
+  row('LoRA step, 6×192, bf16, against PEFT', 3, of('6x192', 'bf16').map(ratio))
+  const memory = (sections.peer ?? []).map(({ ours, peer }) => ours.peakBytes / peer.peakBytes)
+  row('peak memory of those steps, against PEFT, worst', 0.5, memory, true)
+  const kernels = (sections.kernels ?? []).filter((one) => one.threads === threads)
+  const shares = (filter: (one: KernelFigure) => boolean) =>
+    kernels.filter(filter).map(({ share }) => share)
+  row(
+    'products at 1024³, of the peak, worst',
+    0.9,
+    shares(({ kind, name }) => kind === 'product' && name.includes('1024x1024x1024')),
+  )
+  row(
+    'rank-16 products, of the peak, worst',
+    0.75,
+    shares(({ kind, name }) => kind === 'rank' && /rank 16$|^TN 16x/.test(name)),
+  )
+  for (const batch of [1, 16])
+    row(
+      `decoding at batch ${batch} against transformers, worst`,
+      2,
+      (sections.decode ?? [])
+        .filter((one) => one.batch === batch && one.peer !== null)
+        .map(({ ours, peer }) => peer! / ours),
+    )
+  return table(['figure', 'goal', 'measured', 'met'], rows)
+}
+
+// ---- Sections ----
+
+function peerTable(figures: readonly PeerFigure[]): string[] {
+  return [
+    ...table(
+      [
+        'model',
+        'dtype',
+        'tokens/s',
+        'PEFT',
+        'ratio',
+        'peak memory',
+        'PEFT',
+        'ratio',
+        'first and last loss',
+        'PEFT',
+        'largest difference',
+      ],
+      figures.map(({ model, dtype, tokens, ours, peer, lossDifference }) => [
+        model,
+        dtype,
+        rate(tokens / ours.seconds),
+        rate(tokens / peer.seconds),
+        `${(peer.seconds / ours.seconds).toFixed(2)}×`,
+        gib(ours.peakBytes),
+        gib(peer.peakBytes),
+        `${(ours.peakBytes / peer.peakBytes).toFixed(2)}×`,
+        losses(ours.losses),
+        losses(peer.losses),
+        lossDifference.toExponential(1),
+      ]),
+    ),
+    '',
+    'Rank 16 on all linear layers, half of the tokens labelled, AdamW with clipping; the same model folder, initial adapter, batches, dtype and threads. Both processes stay loaded and step in turn; medians without the first step. Memory is VmHWM of the whole process, loading included. In bf16 PEFT computes everything from bf16, and we the products alone.',
+  ]
+}
+
+function decodeTable(figures: readonly DecodeFigure[]): string[] {
+  return [
+    ...table(
+      [
+        'model',
+        'dtype',
+        'batch',
+        'tokens/s',
+        'of what the machine allows',
+        'transformers',
+        'ratio',
+        'same tokens',
+      ],
+      figures.map(({ model, dtype, batch, ours, peer, bound, agreement }) => [
+        model,
+        dtype,
+        batch,
+        rate(batch / ours),
+        percent(bound / ours),
+        peer === null ? '–' : rate(batch / peer),
+        peer === null ? '–' : `${(peer / ours).toFixed(2)}×`,
+        agreement === null ? '–' : `${agreement.same} of ${agreement.all}`,
+      ]),
+    ),
+    '',
+    'Greedy, after a prompt of 32 tokens, whose time is taken off. What the machine allows: every weight read once a step at the rate of the memory, or the arithmetic where that takes longer; a model that fits in the cache may be faster. Tokens are counted up to the first that differs.',
+  ]
+}
+
+function stepTables(figures: readonly StepFigure[]): string[] {
+  const name = ({ model, dtype, method, checkpointing }: StepFigure) =>
+    `${model} ${dtype} ${method === 'lora' ? 'LoRA' : 'full'}${checkpointing ? ', checkpointed' : ''}`
+  return [
+    ...table(
+      [
+        'step',
+        'tokens/s',
+        'seconds',
+        'arithmetic allows',
+        'with bytes',
+        'reached',
+        'process peak',
+        'device peak',
+      ],
+      figures.map((one) => [
+        name(one),
+        rate(one.tokens / one.seconds),
+        seconds(one.seconds),
+        rate(one.tokens / one.roofline.arithmetic),
+        rate(one.tokens / one.roofline.bound),
+        percent(one.roofline.bound / one.seconds),
+        gib(one.peakBytes),
+        gib(one.devicePeakBytes),
+      ]),
+    ),
+    '',
+    'Allowed tokens/s: the arithmetic at its peak; and with the bytes, where moving every tensor of an operation once takes longer (what stays in a cache moves faster). A checkpointed step is held to the arithmetic of one that is not.',
+    '',
+    ...figures.flatMap((one) => {
+      if (!one.profile) return []
+      const total = one.profile.seconds
+      const inside = one.profile.operations.reduce((sum, { seconds }) => sum + seconds, 0)
+      return [
+        `### ${name(one)}, by operation`,
+        '',
+        ...table(
+          ['operation', 'calls', 'seconds', 'of the step', 'arithmetic', 'bytes', 'reached'],
+          [
+            ...one.profile.operations
+              .filter(({ seconds }) => seconds > total / 1000)
+              .map((timed) => [
+                timed.operation,
+                Math.round(timed.count),
+                seconds(timed.seconds),
+                percent(timed.seconds / total),
+                seconds(timed.arithmetic),
+                seconds(timed.memory),
+                timed.work
+                  ? percent(Math.max(timed.arithmetic, timed.memory) / timed.seconds)
+                  : '–',
+              ]),
+            [
+              'outside of operations',
+              '',
+              seconds(total - inside),
+              percent(1 - inside / total),
+              '',
+              '',
+              '',
+            ],
+          ],
+        ),
+        '',
+      ]
+    }),
+  ]
+}
+
+const kinds: Readonly<Record<string, string>> = {
+  product: 'Products, of the peak',
+  rank: 'Low-rank products, of the FMA peak',
+  row: 'Products of few rows, of the peak',
+  head: 'Head and cross entropy, of the peak',
+  attention: 'Attention, of the FMA peak',
+  cache: 'Attention against the cache, of the FMA peak',
+  elementwise: 'Elementwise operations, of what copying as many bytes takes',
+  memory: 'Rows and packing',
+}
+
+function kernelTables(figures: readonly KernelFigure[]): string[] {
+  const threads = [...new Set(figures.map((one) => one.threads))]
+  return Object.entries(kinds).flatMap(([kind, title]) => {
+    const names = [...new Set(figures.filter((one) => one.kind === kind).map((one) => one.name))]
+    const hasBackward = kind === 'attention'
+    const cell = (name: string, count: number) => {
+      const one = figures.find(
+        (figure) => figure.kind === kind && figure.name === name && figure.threads === count,
+      )
+      if (!one) return ['', '']
+      const rates =
+        kind === 'memory' || kind === 'row' || kind === 'elementwise'
+          ? `${giga(Number(one.bytes) / one.seconds)} GB/s`
+          : `${(one.seconds * 1e3).toPrecision(3)} ms`
+      const backward = hasBackward
+        ? [
+            `${(Number(one.backwardSeconds) * 1e3).toPrecision(3)} ms`,
+            percent(Number(one.backwardShare)),
+          ]
+        : []
+      return [rates, kind === 'memory' ? '–' : percent(one.share), ...backward]
+    }
+    return [
+      `### ${title}`,
+      '',
+      ...table(
+        [
+          '',
+          ...threads.flatMap((count) => {
+            const label = count === 1 ? '1 thread' : `${count} threads`
+            return [label, 'share', ...(hasBackward ? ['backward', 'share'] : [])]
+          }),
+        ],
+        names.map((name) => [name, ...threads.flatMap((count) => cell(name, count))]),
+      ),
+      '',
+    ]
+  })
+}
+
+// ---- Cells ----
+
+function table(
+  heads: readonly string[],
+  rows: readonly (readonly (string | number)[])[],
+): string[] {
+  const line = (cells: readonly (string | number)[]) => `| ${cells.join(' | ')} |`
+  return [line(heads), line(heads.map((_, i) => (i === 0 ? '---' : '--:'))), ...rows.map(line)]
+}
+
+const percent = (share: number, digits = 1) => `${(100 * share).toFixed(digits)}%`
+const giga = (value: number) => (value / 1e9).toFixed(1)
+const gib = (bytes: number) =>
+  bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(0)} MiB`
+const rate = (value: number) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3))
+const seconds = (value: number) => (value >= 1 ? value.toFixed(2) : value.toPrecision(3))
+const losses = (values: readonly number[]) =>
+  `${values[0].toFixed(4)} to ${values.at(-1)!.toFixed(4)}`
