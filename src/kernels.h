@@ -497,6 +497,116 @@ typedef struct pl_sample_args {
   pl_tensor tokens; /* i32 [B] */
 } pl_sample_args;
 
+/* ---- Mixtures of low-rank experts
+ * ------------------------------------------------------------------------------------------------
+ */
+
+/* What multiplies the B of every expert: p_e[t] = gate[t,e] s_e[t]. E experts of rank r; s is
+ * [T, E r], or [T, r] where all share one A; p is [T, E r], or [T, r] where all share one B: then
+ * it is the sum over the experts, in their order. */
+typedef struct pl_mixture_args {
+  pl_header header;
+  pl_tensor s;    /* f32, row stride free */
+  pl_tensor gate; /* f32 [T,E], row stride free */
+  pl_tensor p;    /* f32, row stride free */
+} pl_mixture_args;
+
+/* With g_e = dY B_e, in the shape of p: d_gate[t,e] = <g_e[t], s_e[t]>, and t in the shape of s =
+ * rank_scale * gate[t,e] g_e[t], summed over the experts where they share A. */
+typedef struct pl_mixture_backward_args {
+  pl_header header;
+  pl_tensor g;          /* f32 [T, E r] or [T, r] */
+  pl_tensor s;          /* f32 [T, E r] or [T, r] */
+  pl_tensor gate;       /* f32 [T,E] */
+  pl_tensor rank_scale; /* f32 [columns of s] */
+  pl_tensor d_gate;     /* optional f32 [T,E] */
+  pl_tensor t;          /* f32, s's shape */
+} pl_mixture_backward_args;
+
+/* Gates from logits, for each of M mixtures apart. With z = scale * logits (scale * |logits| if
+ * absolute) and p = softmax(z) over the E experts, the top_k experts with the largest p + bias are
+ * chosen (ties: lowest index); gate = p over the sum of the chosen p, and 0 for the others. */
+typedef struct pl_router_args {
+  pl_header header;
+  pl_tensor logits; /* f32 [T,M,E] */
+  pl_tensor bias;   /* optional f32 [M,E] */
+  float scale;
+  int32_t absolute;
+  uint32_t top_k; /* 1 .. E */
+  pl_tensor gate; /* f32 [T,M,E] */
+} pl_router_args;
+
+/* d_logits from d_gate and from the auxiliary losses, each given by its coefficient and counted
+ * T loss_scale[0] times (sums over the T rows: loss_scale[0] times a row). For every mixture, with
+ * f_e the part of all choices that fell on e (of the largest gates where top_k is E), P_e the mean
+ * of p_e and Z_e the sum of gate_e over the rows:
+ *   balance     E sum_e f_e P_e (Fedus et al. 2022; f is a constant)
+ *   variance    var(Z) / mean(Z)^2, var over E - 1 (LoRAMoE, Dou et al. 2024)
+ *   z           mean over the rows of log(sum exp z)^2 (Zoph et al. 2022)
+ *   supervised  mean over the rows of -log p[expert_of_row[t]]; rows with -1 count 0 */
+typedef struct pl_router_backward_args {
+  pl_header header;
+  pl_tensor d_gate; /* f32 [T,M,E] */
+  pl_tensor logits; /* f32 [T,M,E] */
+  pl_tensor gate;   /* f32 [T,M,E] */
+  float scale;
+  int32_t absolute;
+  uint32_t top_k;
+  float balance, variance, z, supervised;
+  pl_tensor loss_scale;    /* optional f32 [1]; absent: no auxiliary losses */
+  pl_tensor expert_of_row; /* optional i32 [T], -1 .. E - 1 */
+  pl_tensor d_logits;      /* f32 [T,M,E]; may be d_gate */
+} pl_router_backward_args;
+
+/* Sums over the rows of each group, for each of M mixtures: statistics[m,d] += gate_e (E columns),
+ * choices of e (E; the largest gate where top_k is E), p_e (E), rows, entropy of the gate,
+ * log(sum exp z)^2, and -log p[expert_of_row[t]]. Accumulates, in the order of t. */
+typedef struct pl_router_statistics_args {
+  pl_header header;
+  pl_tensor logits; /* f32 [T,M,E] */
+  pl_tensor gate;   /* f32 [T,M,E] */
+  float scale;
+  int32_t absolute;
+  uint32_t top_k;
+  pl_tensor row_group;     /* i32 [T], below D */
+  pl_tensor expert_of_row; /* optional i32 [T], -1 .. E - 1 */
+  pl_tensor statistics;    /* f32 [M, D, 3 E + 4] */
+} pl_router_statistics_args;
+
+/* DoRA's scale of output n: norm[n] = sqrt(base_norm[n]^2 + <u[n], b[n]>), scale = magnitude /
+ * norm. With u = 2 s W A^T + s^2 B A A^T that is the norm of row n of W + s B A. */
+typedef struct pl_magnitude_scale_args {
+  pl_header header;
+  pl_tensor base_norm; /* f32 [N] */
+  pl_tensor u;         /* f32 [N,R] */
+  pl_tensor b;         /* f32 [N,R] */
+  pl_tensor magnitude; /* f32 [N] */
+  pl_tensor norm;      /* f32 [N] */
+  pl_tensor scale;     /* f32 [N] */
+} pl_magnitude_scale_args;
+
+/* y = scale * x + bias + residual, by column */
+typedef struct pl_scale_columns_args {
+  pl_header header;
+  pl_tensor x;        /* f32 [T,N] */
+  pl_tensor scale;    /* f32 [N] */
+  pl_tensor bias;     /* optional f32 [N] */
+  pl_tensor residual; /* optional f32 [T,N] */
+  pl_tensor y;        /* f32 [T,N]; may be x or residual */
+} pl_scale_columns_args;
+
+/* dx = scale * dy, and d_magnitude[n] += sum_t dy[t,n] x[t,n] / norm[n]: the norm is held constant.
+ * Accumulates. */
+typedef struct pl_scale_columns_backward_args {
+  pl_header header;
+  pl_tensor dy;          /* f32 [T,N] */
+  pl_tensor x;           /* f32 [T,N] */
+  pl_tensor scale;       /* f32 [N] */
+  pl_tensor norm;        /* f32 [N] */
+  pl_tensor dx;          /* f32 [T,N]; may be x */
+  pl_tensor d_magnitude; /* optional f32 [N] */
+} pl_scale_columns_backward_args;
+
 /* Every operation once: the table's entries, their numbers, their names and their checks all come
  * from this list. */
 #define PL_OPERATIONS(X)       \
@@ -535,7 +645,15 @@ typedef struct pl_sample_args {
   X(quantile)                  \
   X(segmented_matmul)          \
   X(segmented_matmul_backward) \
-  X(sample)
+  X(sample)                    \
+  X(mixture)                   \
+  X(mixture_backward)          \
+  X(router)                    \
+  X(router_backward)           \
+  X(router_statistics)         \
+  X(magnitude_scale)           \
+  X(scale_columns)             \
+  X(scale_columns_backward)
 
 typedef enum pl_operation {
 #define PL_ENTRY(name) PL_OPERATION_##name,

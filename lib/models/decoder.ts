@@ -7,7 +7,7 @@ import {
   type KeyValueCache,
 } from '../ops/attention.js'
 import { embedding } from '../ops/embedding.js'
-import { linear, type LowRankGroup } from '../ops/linear.js'
+import { linear, type LowRankGroup, type LowRankRows } from '../ops/linear.js'
 import type { Pass } from '../ops/pass.js'
 import { rmsNorm } from '../ops/rms-norm.js'
 import { rope, type RotaryTable } from '../ops/rope.js'
@@ -53,7 +53,7 @@ export type LinearGroupName = keyof typeof linearGroups
 
 /** Where a block finds the low-rank updates of its layers: an adapter. */
 export interface LowRankSource {
-  group(layer: number, name: LinearGroupName): LowRankGroup | null
+  group(layer: number, name: LinearGroupName): LowRankGroup | LowRankRows | null
 }
 
 /** Packed tokens. T counts rows, S sequences. */

@@ -1,33 +1,42 @@
 import type { Tape } from '../autograd.js'
-import type { Linear, Parameter } from '../parameter.js'
+import type { Linear } from '../parameter.js'
 import { Tensor } from '../tensor.js'
-import type { Pass } from './pass.js'
+import { type LowRankGroup, LowRankPath, magnitudeScale, trainsAnything } from './low-rank.js'
+import { type Pass, rowsOfPass } from './pass.js'
 
-/**
- * The low-rank path of the linear layers that read one x: one shared shrink, one dropout mask, one A whose rows belong
- * to the layers in turn. Rank rows `begin … end` of A and the columns of B make up the update of one layer.
- */
-export interface LowRankGroup {
-  /** f32 [R, in] */
-  readonly a: Parameter
-  /** f32 [R]: the scaling s of each rank row */
-  readonly rankScale: Tensor
-  /** One entry a layer of the group; null where a layer has no update. */
-  readonly parts: readonly (LowRankPart | null)[]
-  readonly dropout: { readonly probability: number; readonly seed: bigint; readonly module: number }
+export type { LowRankGroup, LowRankPart } from './low-rank.js'
+
+/** Several groups side by side: each for its own rows of x, one after the other from row 0 to the last. */
+export interface LowRankRows {
+  readonly rows: readonly {
+    readonly begin: number
+    readonly end: number
+    /** Null: these rows have no update. */
+    readonly group: LowRankGroup | null
+  }[]
 }
 
-export interface LowRankPart {
+/** DoRA's layer on the way back: the product before its scale, and both factors. */
+interface Scaled {
+  readonly z: Tensor
+  readonly scale: Tensor
+  readonly norm: Tensor
+}
+
+/** Rows begin … end - 1 of one product, with the low-rank path that they take. */
+interface Piece {
   readonly begin: number
   readonly end: number
-  /** f32 [out, end - begin] */
-  readonly b: Parameter
+  readonly path: LowRankPath | null
+  readonly group: LowRankGroup | null
+  /** By layer. */
+  readonly scaled: (Scaled | null)[]
 }
 
 /**
- * y_i = x W_iᵀ + P_i B_iᵀ + bias_i (+ residual), P = s · dropout(x) Aᵀ (Hu et al. 2021): the low-rank path rides in the
- * accumulator of the base product. The backward pass is one read of each dy for both rank gradients, and one product
- * for the data gradient of the whole group.
+ * y_i = x W_iᵀ + P_i B_iᵀ + bias_i (+ residual): the low-rank path rides in the accumulator of the base product. The
+ * backward pass is one read of each dy for both rank gradients, and one product for the data gradient of the whole
+ * group. With several groups side by side each has its rows, as if the others were not there: the same bits.
  *
  * @param x f32 [T, in]
  * @param linears the layers that read x
@@ -38,38 +47,26 @@ export function linear(
   pass: Pass,
   x: Tensor,
   linears: readonly Linear[],
-  lowRank: LowRankGroup | null = null,
+  lowRank: LowRankGroup | LowRankRows | null = null,
   residual: Tensor | null = null,
 ): Tensor[] {
   const { device, tape } = pass
   const numTokens = x.shape[0]
-  const dropout = lowRank && dropoutArguments(pass, lowRank)
-  const s = lowRank && Tensor.empty(device, [numTokens, lowRank.a.value.shape[0]])
-  if (lowRank && s)
-    device.run('low_rank_project', {
-      x: x.native,
-      a: lowRank.a.value.native,
-      rankScale: lowRank.rankScale.native,
-      dropout,
-      s: s.native,
-    })
-  const outputs = linears.map((layer, i) => {
-    const part = lowRank?.parts[i]
-    const y = Tensor.empty(device, [numTokens, layer.matrix.weight.rows])
-    const segments: object[] = [{ x: x.native, weight: layer.matrix.weight.native }]
-    if (s && part)
-      segments.push({ x: s.slice(1, part.begin, part.end).native, w: part.b.value.native })
-    device.run('matmul', {
-      layout: 'nt',
-      segments,
-      bias: layer.bias?.value.native,
-      residual: i === 0 ? residual?.native : null,
-      y: y.native,
-    })
-    return y
+  const ranges =
+    lowRank && 'rows' in lowRank ? lowRank.rows : [{ begin: 0, end: numTokens, group: lowRank }]
+  const outputs = linears.map(({ matrix }) => Tensor.empty(device, [numTokens, matrix.weight.rows]))
+  const pieces = ranges.map(({ begin, end, group }): Piece => {
+    const whole = begin === 0 && end === numTokens
+    const path =
+      group &&
+      new LowRankPath(whole ? pass : rowsOfPass(pass, begin, end), rowsOf(x, begin, end), group)
+    const scaled = linears.map((layer, i) =>
+      forwardLayer(layer, i, { begin, end, path, group }, x, outputs[i], i === 0 ? residual : null),
+    )
+    return { begin, end, path, group, scaled }
   })
   if (tape === null) return outputs
-  const trainsLowRank = lowRank !== null && lowRank.a.gradient !== null
+  const trainsLowRank = ranges.some(({ group }) => group && trainsAnything(group))
   const trainsBase = linears.some(
     ({ matrix, bias }) => (matrix.master?.gradient ?? bias?.gradient ?? null) !== null,
   )
@@ -78,67 +75,94 @@ export function linear(
   tape.record({
     inputs: residual ? [x, residual] : [x],
     outputs,
-    saved: [x, ...(s ? [s] : []), ...(dropout ? dropoutRows(pass) : [])],
+    saved: [x, ...pieces.flatMap(savedOf)],
     backward(gradients, tape) {
-      const t = lowRank && s ? backwardLowRank(x, s, gradients, lowRank, dropout) : null
+      const before = beforeScale(pieces, gradients)
+      for (const { path, begin, end } of pieces)
+        path?.backward(
+          rowsOf(x, begin, end),
+          before.map((dz) => dz && rowsOf(dz, begin, end)),
+        )
       gradients.forEach((dy, i) => {
-        if (dy) backwardBase(x, dy, linears[i])
+        if (dy) backwardBase(x, dy, before[i]!, linears[i])
       })
-      const dx = tape.tracks(x)
-        ? dataGradient(x, t, gradients, linears, lowRank, dropout, tape)
-        : null
+      const dx = tape.tracks(x) ? dataGradient(x, pieces, before, linears, tape) : null
       return residual ? [dx, gradients[0] ?? null] : [dx]
     },
   })
   return outputs
 }
 
-/** Adds to the gradients of A and every B; returns T = s · (dY B) of the whole group, f32 [T, R]. */
-function backwardLowRank(
+function forwardLayer(
+  { matrix, bias }: Linear,
+  i: number,
+  { begin, end, path, group }: Omit<Piece, 'scaled'>,
   x: Tensor,
-  s: Tensor,
-  gradients: readonly (Tensor | null)[],
-  lowRank: LowRankGroup,
-  dropout: object | null,
-): Tensor {
+  output: Tensor,
+  residual: Tensor | null,
+): Scaled | null {
   const { device } = x
-  const t = Tensor.empty(device, s.shape)
-  lowRank.parts.forEach((part, i) => {
-    if (!part) return
-    const rows = t.slice(1, part.begin, part.end)
-    const dy = gradients[i]
-    if (!dy) {
-      device.run('fill', { y: rows.native, value: 0 })
-      return
+  const part = group?.parts[i]
+  const y = rowsOf(output, begin, end)
+  const beside = {
+    bias: bias?.value.native,
+    residual: residual && rowsOf(residual, begin, end).native,
+  }
+  const segments = [
+    { x: rowsOf(x, begin, end).native, weight: matrix.weight.native },
+    ...(path?.segments(i) ?? []),
+  ]
+  if (!group || !part?.magnitude) {
+    device.run('matmul', { layout: 'nt', segments, ...beside, y: y.native })
+    return null
+  }
+  const z = Tensor.empty(device, y.shape)
+  device.run('matmul', { layout: 'nt', segments, y: z.native })
+  const { scale, norm } = magnitudeScale(matrix.weight, group, part, part.magnitude)
+  device.run('scale_columns', { x: z.native, scale: scale.native, ...beside, y: y.native })
+  return { z, scale, norm }
+}
+
+function savedOf({ path, scaled }: Piece): Tensor[] {
+  return [
+    ...(path?.saved ?? []),
+    ...scaled.flatMap((one) => (one ? [one.z, one.scale, one.norm] : [])),
+  ]
+}
+
+/** The gradients of the products themselves, before DoRA's scale; magnitudes get theirs. */
+function beforeScale(
+  pieces: readonly Piece[],
+  gradients: readonly (Tensor | null)[],
+): (Tensor | null)[] {
+  return gradients.map((dy, i) => {
+    if (!dy || pieces.every(({ scaled }) => !scaled[i])) return dy
+    const dz = Tensor.empty(dy.device, dy.shape)
+    for (const { begin, end, group, scaled } of pieces) {
+      const one = scaled[i]
+      const rows = rowsOf(dz, begin, end)
+      if (!one) rows.copyFrom(rowsOf(dy, begin, end))
+      else
+        dy.device.run('scale_columns_backward', {
+          dy: rowsOf(dy, begin, end).native,
+          x: one.z.native,
+          scale: one.scale.native,
+          norm: one.norm.native,
+          dx: rows.native,
+          dMagnitude: group!.parts[i]!.magnitude!.value.gradient?.native,
+        })
     }
-    device.run('low_rank_backward', {
-      dy: dy.native,
-      b: part.b.value.native,
-      p: s.slice(1, part.begin, part.end).native,
-      rankScale: lowRank.rankScale.slice(0, part.begin, part.end).native,
-      t: rows.native,
-      dB: part.b.gradient?.native,
-    })
+    return dz
   })
-  const dA = lowRank.a.gradient
-  if (dA)
-    device.run('matmul', {
-      layout: 'tn',
-      segments: [{ x: t.native, w: x.native, maskW: dropout ? 1 : 0 }],
-      dropout,
-      residual: dA.native,
-      y: dA.native,
-    })
-  return t
 }
 
 /** Adds to the gradients of a trained base matrix and bias. */
-function backwardBase(x: Tensor, dy: Tensor, { matrix, bias }: Linear): void {
+function backwardBase(x: Tensor, dy: Tensor, dz: Tensor, { matrix, bias }: Linear): void {
   const dW = matrix.master?.gradient
   if (dW)
     x.device.run('matmul', {
       layout: 'tn',
-      segments: [{ x: dy.native, w: x.native }],
+      segments: [{ x: dz.native, w: x.native }],
       residual: dW.native,
       y: dW.native,
     })
@@ -148,41 +172,36 @@ function backwardBase(x: Tensor, dy: Tensor, { matrix, bias }: Linear): void {
 /** dX = mask(T A) + Σ dY_i W_i + what has already reached x. The low-rank segment is first: only it is masked. */
 function dataGradient(
   x: Tensor,
-  t: Tensor | null,
+  pieces: readonly Piece[],
   gradients: readonly (Tensor | null)[],
   linears: readonly Linear[],
-  lowRank: LowRankGroup | null,
-  dropout: object | null,
   tape: Tape,
 ): Tensor {
-  const segments: object[] = []
-  if (t && lowRank)
-    segments.push({ x: t.native, w: lowRank.a.value.native, maskAfter: dropout ? 1 : 0 })
-  gradients.forEach((dy, i) => {
-    if (dy) segments.push({ x: dy.native, weight: linears[i].matrix.weight.native })
-  })
   const residual = tape.takeGradient(x)
   const dx = Tensor.empty(x.device, x.shape)
-  x.device.run('matmul', {
-    layout: 'nn',
-    segments,
-    dropout,
-    residual: residual?.native,
-    y: dx.native,
-  })
+  for (const { begin, end, path } of pieces) {
+    const masked = path?.maskedSegment
+    const segments: object[] = masked ? [masked.segment] : []
+    gradients.forEach((dy, i) => {
+      if (dy)
+        segments.push({
+          x: rowsOf(dy, begin, end).native,
+          weight: linears[i].matrix.weight.native,
+        })
+    })
+    segments.push(...(path?.plainSegments ?? []))
+    x.device.run('matmul', {
+      layout: 'nn',
+      segments,
+      dropout: masked?.dropout,
+      residual: residual && rowsOf(residual, begin, end).native,
+      y: rowsOf(dx, begin, end).native,
+    })
+  }
   return dx
 }
 
-function dropoutRows({ dropout }: Pass): Tensor[] {
-  return dropout ? [dropout.step, dropout.rowSample, dropout.rowPosition] : []
-}
-
-function dropoutArguments(pass: Pass, { dropout }: LowRankGroup): object | null {
-  if (pass.dropout === null || dropout.probability === 0) return null
-  return {
-    ...dropout,
-    step: pass.dropout.step.native,
-    rowSample: pass.dropout.rowSample.native,
-    rowPosition: pass.dropout.rowPosition.native,
-  }
+/** Rows begin … end - 1: the tensor itself where they are all. */
+function rowsOf(x: Tensor, begin: number, end: number): Tensor {
+  return begin === 0 && end === x.shape[0] ? x : x.slice(0, begin, end)
 }

@@ -97,6 +97,23 @@ FIELDS(segmented_matmul, TENSOR(x), TENSOR(w), TENSOR(segment_of), FIELD(flag, t
 FIELDS(segmented_matmul_backward, TENSOR(x), TENSOR(dy), TENSOR(segment_of), TENSOR(d_w))
 FIELDS(sample, TENSOR(logits), TENSOR(temperature), TENSOR(top_k), TENSOR(top_p), TENSOR(sample),
        TENSOR(position), FIELD(uint64, seed), TENSOR(tokens))
+FIELDS(mixture, TENSOR(s), TENSOR(gate), TENSOR(p))
+FIELDS(mixture_backward, TENSOR(g), TENSOR(s), TENSOR(gate), TENSOR(rank_scale), OPTIONAL(d_gate),
+       TENSOR(t))
+FIELDS(router, TENSOR(logits), OPTIONAL(bias), FIELD(float32, scale), FIELD(flag, absolute),
+       FIELD(uint32, top_k), TENSOR(gate))
+FIELDS(router_backward, TENSOR(d_gate), TENSOR(logits), TENSOR(gate), FIELD(float32, scale),
+       FIELD(flag, absolute), FIELD(uint32, top_k), FIELD(float32, balance),
+       FIELD(float32, variance), FIELD(float32, z), FIELD(float32, supervised),
+       OPTIONAL(loss_scale), OPTIONAL(expert_of_row), TENSOR(d_logits))
+FIELDS(router_statistics, TENSOR(logits), TENSOR(gate), FIELD(float32, scale),
+       FIELD(flag, absolute), FIELD(uint32, top_k), TENSOR(row_group), OPTIONAL(expert_of_row),
+       TENSOR(statistics))
+FIELDS(magnitude_scale, TENSOR(base_norm), TENSOR(u), TENSOR(b), TENSOR(magnitude), TENSOR(norm),
+       TENSOR(scale))
+FIELDS(scale_columns, TENSOR(x), TENSOR(scale), OPTIONAL(bias), OPTIONAL(residual), TENSOR(y))
+FIELDS(scale_columns_backward, TENSOR(dy), TENSOR(x), TENSOR(scale), TENSOR(norm), TENSOR(dx),
+       OPTIONAL(d_magnitude))
 
 std::vector<Field> dropout_fields() {
   using A = pl_dropout;
