@@ -1,3 +1,5 @@
 export * from './merge.js'
 export * from './merge-model.js'
+export { mergeRecipe, type MergeRecipeOptions } from './merge-recipe.js'
+export { parseRecipe, type Recipe } from './recipe.js'
 export { saveModel, type ModelDType, type SaveModelOptions } from './save-model.js'

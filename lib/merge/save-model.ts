@@ -65,15 +65,25 @@ export async function saveModel(folder: string, options: SaveModelOptions): Prom
       bytesNeeded: sizeOf(sources, dtype),
     },
     async (partial) => {
-      const json = JSON.stringify(withDType(config.source, dtype), null, 2)
-      await writeFile(join(partial, 'config.json'), `${json}\n`)
-      if (tokenizerFrom !== null)
-        for (const name of companions)
-          if ((await stat(join(tokenizerFrom, name)).catch(() => null))?.isFile())
-            await copyFile(join(tokenizerFrom, name), join(partial, name))
+      await writeCompanions(partial, config.source, dtype, tokenizerFrom)
       await writeSafetensors(join(partial, 'model.safetensors'), [['format', 'pt']], sources)
     },
   )
+}
+
+/** config.json with its dtype corrected, and the tokenizer's files. */
+export async function writeCompanions(
+  folder: string,
+  source: DecoderConfig['source'],
+  dtype: ModelDType,
+  tokenizerFrom: string | null,
+): Promise<void> {
+  const json = JSON.stringify(withDType(source, dtype), null, 2)
+  await writeFile(join(folder, 'config.json'), `${json}\n`)
+  if (tokenizerFrom === null) return
+  for (const name of companions)
+    if ((await stat(join(tokenizerFrom, name)).catch(() => null))?.isFile())
+      await copyFile(join(tokenizerFrom, name), join(folder, name))
 }
 
 /** Refuses early what {@link saveModel} would refuse after the work. @throws ConfigError */
