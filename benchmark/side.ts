@@ -1,6 +1,7 @@
 /** One side of a comparison: a fresh process that answers commands, each one line of JSON. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createInterface, type Interface } from 'node:readline'
+import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { CaseFiles, DType } from './cases.js'
 
@@ -72,6 +73,8 @@ export class Side {
   }
 
   async step(): Promise<Step> {
+    // Threads of the other side spin for a while after their last work.
+    await setTimeout(50)
     return (await this.#ask({ command: 'step' })) as Step
   }
 
