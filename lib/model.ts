@@ -129,12 +129,32 @@ export class Model {
    * before is disposed.
    */
   attach(declaration: LoraDeclaration): Adapter {
+    const { kind, form } = declaration
+    if (form.magnitude || form.initialization !== 'zero')
+      throw new ArgumentError(
+        `an adapter of kind ${kind} starts from the model's weights: attach it with await model.attachBound(…)`,
+      )
     return this.#replace(Adapter.create(this.device, this.config, declaration))
+  }
+
+  /** The same for every kind: DoRA, PiSSA and OLoRA read the model's weights first. */
+  async attachBound(declaration: LoraDeclaration): Promise<Adapter> {
+    return await this.#bind(Adapter.create(this.device, this.config, declaration), false)
   }
 
   /** Attaches an adapter from a PEFT folder. @param overrides how it is trained further, where that is to differ */
   async attachFrom(folder: string, overrides: TrainingOverrides = {}): Promise<Adapter> {
-    return this.#replace(await loadAdapter(this.device, this.config, folder, overrides))
+    return await this.#bind(await loadAdapter(this.device, this.config, folder, overrides), true)
+  }
+
+  async #bind(adapter: Adapter, loaded: boolean): Promise<Adapter> {
+    try {
+      await adapter.bind(this.decoder.weights, { loaded })
+    } catch (error) {
+      adapter.dispose()
+      throw error
+    }
+    return this.#replace(adapter)
   }
 
   /** Writes the attached adapter as a PEFT folder. @throws ArgumentError if none is attached */

@@ -1,26 +1,21 @@
 import type { Device } from '../device.js'
-import { ConfigError } from '../errors.js'
-import type { DecoderConfig, LinearGroupName, LowRankSource } from '../models/index.js'
-import { layerName, linearGroups, linearNames, linearShape } from '../models/index.js'
-import type { LowRankGroup, LowRankPart } from '../ops/linear.js'
-import { random } from '../ops/random.js'
-import { Parameter } from '../parameter.js'
-import { Tensor } from '../tensor.js'
-import { type LoraDeclaration, loraScale, patternValue, targetMatcher } from './declaration.js'
+import { ArgumentError, ConfigError } from '../errors.js'
+import type {
+  DecoderConfig,
+  DecoderWeights,
+  LinearGroupName,
+  LowRankSource,
+} from '../models/index.js'
+import { layerName, linearGroups, linearNames } from '../models/index.js'
+import type { RouterGate } from '../ops/gate.js'
+import type { LowRankGroup } from '../ops/low-rank.js'
+import type { Parameter } from '../parameter.js'
+import type { Tensor } from '../tensor.js'
+import { initializeFromWeights } from './base-weights.js'
+import { type LoraDeclaration, patternValue, targetMatcher } from './declaration.js'
+import { type AdapterModule, createGroup, disposeGroup, planGroup } from './group.js'
 
-/** The update of one linear layer: rows begin … end of its group's A, and its own B. */
-export interface AdapterModule {
-  /** As Hugging Face names it: model.layers.0.self_attn.q_proj */
-  readonly path: string
-  readonly inFeatures: number
-  readonly outFeatures: number
-  readonly rank: number
-  readonly alpha: number
-  /** s in y += s · B A x */
-  readonly scale: number
-  readonly group: LowRankGroup
-  readonly part: LowRankPart
-}
+export type { AdapterModule } from './group.js'
 
 /** A trained value, and how much faster than the rest it learns. */
 export interface TrainedParameter {
@@ -30,29 +25,37 @@ export interface TrainedParameter {
 }
 
 /**
- * A low-rank adapter attached to one model. The layers of a block that read the same input share one A matrix (their
- * ranks stacked), so that it is projected once; each keeps its own B.
+ * A low-rank adapter of any kind attached to one model. The layers of a block that read the same input share one A
+ * matrix (their ranks stacked), so that it is projected once; each keeps its own B.
  */
 export class Adapter implements LowRankSource {
   readonly declaration: LoraDeclaration
   readonly device: Device
   readonly modules: readonly AdapterModule[]
   readonly #groups: ReadonlyMap<string, LowRankGroup>
+  /** What rows are taken for where nobody says their discipline: an index into `form.disciplines`. */
+  readonly #fallback: { discipline: number }
+  #needsWeights: boolean
 
   private constructor(
     declaration: LoraDeclaration,
     device: Device,
     modules: readonly AdapterModule[],
     groups: ReadonlyMap<string, LowRankGroup>,
+    fallback: { discipline: number },
   ) {
     this.declaration = declaration
     this.device = device
     this.modules = modules
     this.#groups = groups
+    this.#fallback = fallback
+    const { magnitude, initialization } = declaration.form
+    this.#needsWeights = magnitude || initialization !== 'zero'
   }
 
   /**
-   * A from U(-1/sqrt(in), 1/sqrt(in)), which is Kaiming-uniform with a = sqrt(5); B zero: the update starts at zero.
+   * A from U(-1/sqrt(in), 1/sqrt(in)), which is Kaiming-uniform with a = sqrt(5), and routers likewise; B zero: the
+   * update starts at zero. A kind that starts from the base weights is of use only after {@link bind}.
    *
    * @throws ConfigError if a target or a pattern's key matches no linear layer; with `lenient`, only if none does, as PEFT
    */
@@ -66,44 +69,121 @@ export class Adapter implements LowRankSource {
     const isTarget = targetMatcher(declaration)
     const groups = new Map<string, LowRankGroup>()
     const modules: AdapterModule[] = []
+    const fallback = { discipline: 0 }
+    const names = Object.keys(linearGroups) as LinearGroupName[]
     for (let layer = 0; layer < config.numLayers; layer++)
-      Object.keys(linearGroups).forEach((key, groupIndex) => {
-        const name = key as LinearGroupName
-        const index = layer * Object.keys(linearGroups).length + groupIndex
-        const made = createGroup(device, config, declaration, layer, name, index, isTarget)
+      names.forEach((name, groupIndex) => {
+        const made = createGroup(
+          device,
+          declaration,
+          planGroup(config, declaration, layer, name, isTarget),
+          `${layerName(layer)}.${name}`,
+          layer * names.length + groupIndex,
+          fallback,
+        )
         if (!made) return
         groups.set(`${layer}.${name}`, made.group)
         modules.push(...made.modules)
       })
-    return new Adapter(declaration, device, modules, groups)
+    return new Adapter(declaration, device, modules, groups, fallback)
   }
 
+  /**
+   * Tells the adapter the weights it updates: DoRA keeps the norms of their rows; a fresh adapter of PiSSA or OLoRA
+   * starts from them.
+   *
+   * @param loaded the values come from a file: nothing is started anew
+   */
+  async bind(weights: DecoderWeights, { loaded = false } = {}): Promise<void> {
+    if (!this.#needsWeights) return
+    await initializeFromWeights(this, weights, loaded)
+    this.#needsWeights = false
+  }
+
+  /** @throws ArgumentError if the adapter needs the base weights and has not been given them */
   group(layer: number, name: LinearGroupName): LowRankGroup | null {
+    if (this.#needsWeights)
+      throw new ArgumentError(
+        `an adapter of kind ${this.declaration.kind} needs the base weights: call bind() before it is used`,
+      )
     return this.#groups.get(`${layer}.${name}`) ?? null
   }
 
-  /** A of every group and B of every module, in a fixed order. */
+  /** The groups with the names of their parameters, in a fixed order. */
+  get groups(): ReadonlyMap<string, LowRankGroup> {
+    return this.#groups
+  }
+
+  /** Everything that is trained, in a fixed order: of every group A, each B, what belongs to them, and the gate. */
   *parameters(): Generator<TrainedParameter> {
-    const { loraPlusRatio } = this.declaration
-    for (const group of this.#groups.values()) {
-      yield { parameter: group.a, learningRateScale: 1, decays: true }
-      for (const part of group.parts)
-        if (part) yield { parameter: part.b, learningRateScale: loraPlusRatio, decays: true }
+    const { loraPlusRatio, form } = this.declaration
+    for (const { a, parts, gate } of this.#groups.values()) {
+      if (!form.frozenExperts) {
+        yield { parameter: a, learningRateScale: 1, decays: true }
+        for (const part of parts) {
+          if (!part) continue
+          yield { parameter: part.b, learningRateScale: loraPlusRatio, decays: true }
+          if (part.transform)
+            yield { parameter: part.transform.matrices, learningRateScale: 1, decays: false }
+          if (part.magnitude)
+            yield { parameter: part.magnitude.value, learningRateScale: 1, decays: false }
+        }
+      }
+      if (gate?.kind === 'task')
+        yield { parameter: gate.weights, learningRateScale: 1, decays: false }
+      if (gate?.kind === 'router' && form.gate?.kind === 'router' && form.gate.trained)
+        yield { parameter: gate.weights, learningRateScale: 1, decays: true }
     }
   }
 
+  /** The routers, with the name of their group; none where gates are not routed. */
+  *routers(): Generator<{ name: string; gate: RouterGate; modules: readonly AdapterModule[] }> {
+    for (const [name, group] of this.#groups)
+      if (group.gate?.kind === 'router')
+        yield {
+          name,
+          gate: group.gate,
+          modules: this.modules.filter((module) => module.group === group),
+        }
+  }
+
+  /** Of all that is trained. */
   get numParameters(): number {
     let count = 0
     for (const { parameter } of this.parameters()) count += parameter.value.size
     return count
   }
 
+  /** The discipline that rows are taken for in generation and evaluation, where the adapter tells them apart. */
+  get discipline(): string | null {
+    return this.declaration.form.disciplines[this.#fallback.discipline] ?? null
+  }
+
+  /** @throws ArgumentError if the adapter knows no discipline of this name */
+  useDiscipline(name: string): void {
+    this.#fallback.discipline = this.disciplineIndex(name)
+  }
+
+  /** @throws ArgumentError if the adapter knows no discipline of this name */
+  disciplineIndex(name: string): number {
+    const { disciplines } = this.declaration.form
+    const index = disciplines.indexOf(name)
+    if (index < 0)
+      throw new ArgumentError(
+        `the adapter knows no discipline ${JSON.stringify(name)}, only ${disciplines.map((one) => JSON.stringify(one)).join(', ') || 'none at all'}`,
+        { details: { received: name, allowed: disciplines } },
+      )
+    return index
+  }
+
+  /** What changes between steps and is not trained: the routers' biases. */
+  *buffers(): Generator<{ name: string; tensor: Tensor }> {
+    for (const { name, gate } of this.routers())
+      if (gate.state.bias) yield { name: `${name}.lora_router.bias`, tensor: gate.state.bias }
+  }
+
   dispose(): void {
-    for (const group of this.#groups.values()) {
-      group.a.dispose()
-      group.rankScale.release()
-      for (const part of group.parts) part?.b.dispose()
-    }
+    for (const group of this.#groups.values()) disposeGroup(group)
   }
 }
 
@@ -130,57 +210,4 @@ function checkTargets(config: DecoderConfig, declaration: LoraDeclaration, lenie
     for (const pattern of Object.keys(patterns))
       if (!targeted.some((path) => patternValue({ [pattern]: 1 }, path, 0) === 1))
         refuse(key, pattern, 'target')
-}
-
-function createGroup(
-  device: Device,
-  config: DecoderConfig,
-  declaration: LoraDeclaration,
-  layer: number,
-  name: LinearGroupName,
-  index: number,
-  isTarget: (path: string) => boolean,
-): { group: LowRankGroup; modules: AdapterModule[] } | null {
-  const seed = BigInt(declaration.seed)
-  let end = 0
-  const planned = linearGroups[name].map((linear) => {
-    const path = `${layerName(layer)}.${linearNames[linear]}`
-    if (!isTarget(path)) return null
-    const rank = patternValue(declaration.rankPattern, path, declaration.rank)
-    const alpha = patternValue(declaration.alphaPattern, path, declaration.alpha)
-    const [outFeatures, inFeatures] = linearShape(config, linear)
-    const begin = end
-    end += rank
-    const scale = loraScale(alpha, rank, declaration.rsLora)
-    return { path, rank, alpha, scale, inFeatures, outFeatures, begin, end }
-  })
-  const first = planned.find((plan) => plan !== null)
-  if (!first) return null
-  const { inFeatures } = first
-  const a = Tensor.empty(device, [end, inFeatures])
-  const bound = 1 / Math.sqrt(inFeatures)
-  random(a, { kind: 'uniform', low: -bound, high: bound }, seed, BigInt(index))
-  const scales = planned.flatMap((plan) =>
-    plan ? Array.from({ length: plan.rank }, () => plan.scale) : [],
-  )
-  const parts = planned.map((plan) =>
-    plan
-      ? {
-          begin: plan.begin,
-          end: plan.end,
-          b: new Parameter(
-            `${plan.path}.lora_B.weight`,
-            Tensor.zeros(device, [plan.outFeatures, plan.rank]),
-          ),
-        }
-      : null,
-  )
-  const group: LowRankGroup = {
-    a: new Parameter(`${layerName(layer)}.${name}.lora_A.weight`, a),
-    rankScale: Tensor.from(device, Float32Array.from(scales), [end]),
-    parts,
-    dropout: { probability: declaration.dropout, seed, module: index },
-  }
-  const modules = planned.flatMap((plan, i) => (plan ? [{ ...plan, group, part: parts[i]! }] : []))
-  return { group, modules }
 }

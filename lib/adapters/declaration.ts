@@ -1,5 +1,6 @@
 import { RE2JS } from 're2js'
 import { ConfigError } from '../errors.js'
+import { type AdapterForm, plainForm } from './form.js'
 
 /** What a LoRA adapter is, before it is attached to a model (Hu et al. 2021). Names follow PEFT's in camelCase. */
 export interface LoraOptions {
@@ -24,9 +25,23 @@ export interface LoraOptions {
   seed?: number
 }
 
-/** A checked declaration with every default filled in. */
+/** The names of the kinds, as `method.kind` in a configuration. */
+export type AdapterKind =
+  | 'lora'
+  | 'dora'
+  | 'pissa'
+  | 'olora'
+  | 'lora-moe'
+  | 'hydra-lora'
+  | 'mtl-lora'
+  | 'mole'
+  | 'arrow'
+  | 'fixed'
+
+/** A checked declaration of any kind with every default filled in. Ranks are those of one expert. */
 export interface LoraDeclaration {
-  readonly kind: 'lora'
+  readonly kind: AdapterKind
+  readonly form: AdapterForm
   readonly rank: number
   readonly alpha: number
   readonly targets: 'all-linear' | readonly string[] | { readonly pattern: string }
@@ -66,6 +81,7 @@ export function lora(options: LoraOptions = {}): LoraDeclaration {
     throw wrong('targets', targets, '"all-linear", a list of module names, or { pattern: "…" }')
   const declaration: LoraDeclaration = {
     kind: 'lora',
+    form: plainForm,
     rank,
     alpha,
     targets,
@@ -139,7 +155,7 @@ function compile(pattern: string, key: string): RE2JS {
   }
 }
 
-function checkRank(key: string, value: unknown): void {
+export function checkRank(key: string, value: unknown): void {
   if (!Number.isInteger(value) || (value as number) < 1 || (value as number) > maxRank)
     throw wrong(key, value, `a whole number from 1 to ${maxRank}`)
 }
@@ -149,7 +165,7 @@ function checkAlpha(key: string, value: unknown): void {
     throw wrong(key, value, 'a number above 0 and at most 1e6')
 }
 
-function wrong(key: string, value: unknown, allowed: string): ConfigError {
+export function wrong(key: string, value: unknown, allowed: string): ConfigError {
   return new ConfigError(`${key} must be ${allowed}, not ${JSON.stringify(value)}`, {
     details: { key, received: value, allowed },
   })

@@ -3,6 +3,7 @@ import { ConfigFields } from '../models/config-fields.js'
 import { RE2JS } from 're2js'
 import type { Adapter, AdapterModule } from './adapter.js'
 import { lora, type LoraDeclaration, type LoraOptions, targetMatcher } from './declaration.js'
+import { dora } from './kinds.js'
 
 /** adapter_config.json as PEFT writes and reads it: which fields there are, and what each may be here. */
 
@@ -16,7 +17,6 @@ const maxPatternLength = 4096
 // What PEFT keeps beside A and B, or does to the base; any value but these changes the result.
 const neutral: Readonly<Record<string, readonly unknown[]>> = {
   task_type: ['CAUSAL_LM'],
-  use_dora: [false],
   use_qalora: [false],
   fan_in_fan_out: [false],
   lora_bias: [false],
@@ -89,10 +89,11 @@ export function parsePeftConfig(
     seed: overrides.seed,
     targets,
   }
+  const declare = fields.boolean('use_dora', false) ? dora : lora
   const narrowed = narrowTargets(fields, targets, paths)
   refuseUnknownFeatures(fields)
   try {
-    return lora({ ...options, targets: narrowed ?? targets })
+    return declare({ ...options, targets: narrowed ?? targets })
   } catch (cause) {
     if (!(cause instanceof ConfigError)) throw cause
     throw new FormatError(`${file}: ${cause.message}`, {
@@ -102,29 +103,36 @@ export function parsePeftConfig(
   }
 }
 
-/** The object for adapter_config.json, with module names and patterns made from what the adapter holds. */
+/**
+ * The object for adapter_config.json, with module names and patterns made from what the adapter holds. PiSSA and OLoRA
+ * are written as LoRA of the unaltered base: with twice the rank, the second half taking back where they started.
+ */
 export function peftConfig(adapter: Adapter, baseModel: string): Record<string, unknown> {
   const { declaration, modules } = adapter
+  const { form, rsLora } = declaration
+  const doubled = form.initialization !== 'zero'
+  const ranks = doubled ? 2 : 1
+  const alphas = doubled ? (rsLora ? Math.SQRT2 : 2) : 1
   return {
-    alpha_pattern: exceptions(modules, ({ alpha }) => alpha, declaration.alpha),
+    alpha_pattern: exceptions(modules, ({ alpha }) => alphas * alpha, alphas * declaration.alpha),
     base_model_name_or_path: baseModel,
     bias: 'none',
     fan_in_fan_out: false,
     inference_mode: true,
     init_lora_weights: true,
-    lora_alpha: declaration.alpha,
+    lora_alpha: alphas * declaration.alpha,
     lora_bias: false,
     lora_dropout: declaration.dropout,
     modules_to_save: null,
     peft_type: 'LORA',
     peft_version: peftVersion,
-    r: declaration.rank,
-    rank_pattern: exceptions(modules, ({ rank }) => rank, declaration.rank),
+    r: ranks * declaration.rank,
+    rank_pattern: exceptions(modules, ({ rank }) => ranks * rank, ranks * declaration.rank),
     revision: null,
     target_modules: targetNames(declaration, modules),
     task_type: 'CAUSAL_LM',
-    use_dora: false,
-    use_rslora: declaration.rsLora,
+    use_dora: form.magnitude,
+    use_rslora: rsLora,
   }
 }
 
@@ -273,7 +281,7 @@ function matcher(
   targets: NonNullable<LoraOptions['targets']>,
 ): (path: string) => boolean {
   try {
-    return targetMatcher({ targets } as LoraDeclaration)
+    return targetMatcher({ targets })
   } catch (cause) {
     throw new FormatError(`${fields.file}: ${key}: ${(cause as Error).message}`, {
       cause,

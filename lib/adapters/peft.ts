@@ -4,25 +4,44 @@ import type { Device } from '../device.js'
 import { ConfigError, FormatError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
 import { readJsonFile } from '../json-file.js'
-import {
-  type DecoderConfig,
-  layerName,
-  linearNames,
-  linearShape,
-  type LinearName,
-} from '../models/index.js'
+import type { DecoderConfig } from '../models/index.js'
 import { publishFolder } from '../output-folder.js'
-import { SafetensorsFile, type SafetensorsSource, writeSafetensors } from '../safetensors.js'
-import type { Tensor } from '../tensor.js'
+import { SafetensorsFile, writeSafetensors } from '../safetensors.js'
 import { Adapter } from './adapter.js'
-import { type LoraDeclaration, patternValue, targetMatcher } from './declaration.js'
+import type { LoraDeclaration } from './declaration.js'
+import { mixtureConfig, parseMixtureConfig } from './mixture-config.js'
 import { parsePeftConfig, peftConfig, type TrainingOverrides } from './peft-config.js'
+import {
+  checkTensors,
+  doubledTensors,
+  expectedShapes,
+  linearLayers,
+  moduleTensors,
+  readTensors,
+} from './tensors.js'
 
-/** PEFT's adapter folder: adapter_config.json and adapter_model.safetensors. */
+/**
+ * An adapter's folder. What PEFT can express is PEFT's: adapter_config.json and adapter_model.safetensors. A mixture has
+ * two files of its own, mixture_config.json and mixture_model.safetensors.
+ */
+interface FolderFormat {
+  readonly config: string
+  readonly tensors: string
+  /** Before the names of the tensors. */
+  readonly prefix: string
+}
 
-const configName = 'adapter_config.json'
-const tensorsName = 'adapter_model.safetensors'
-const prefix = 'base_model.model.'
+const peftFormat: FolderFormat = {
+  config: 'adapter_config.json',
+  tensors: 'adapter_model.safetensors',
+  prefix: 'base_model.model.',
+}
+const mixtureFormat: FolderFormat = {
+  config: 'mixture_config.json',
+  tensors: 'mixture_model.safetensors',
+  prefix: '',
+}
+const ownNames = [peftFormat, mixtureFormat].flatMap(({ config, tensors }) => [config, tensors])
 const configCap = 1 << 20
 
 export interface SaveAdapterOptions {
@@ -31,8 +50,8 @@ export interface SaveAdapterOptions {
 }
 
 /**
- * Writes an adapter as PEFT would. The folder is new, empty or an adapter already, whose two files are replaced; it is
- * whole at every instant.
+ * Writes an adapter as PEFT would, or a mixture in our own format. The folder is new, empty or an adapter already, whose
+ * two files are replaced; it is whole at every instant.
  *
  * @throws ConfigError if the folder holds something else; CheckpointError if it cannot be written
  */
@@ -41,29 +60,32 @@ export async function saveAdapter(
   folder: string,
   { baseModel }: SaveAdapterOptions,
 ): Promise<void> {
-  const existing = await checkFolder(folder)
-  const config = peftConfig(adapter, baseModel)
-  const bytesNeeded = 4 * adapter.numParameters
+  const format = formatOf(adapter.declaration)
+  const existing = await checkFolder(folder, format)
+  const config =
+    format === peftFormat ? peftConfig(adapter, baseModel) : mixtureConfig(adapter, baseModel)
+  const bytesNeeded = 8 * adapter.numParameters
   await publishFolder(folder, { what: 'adapter', existing, bytesNeeded }, async (partial) => {
-    await writeFile(join(partial, configName), `${JSON.stringify(config, null, 2)}\n`)
-    await writeAdapterTensors(adapter, join(partial, tensorsName))
+    await writeFile(join(partial, format.config), `${JSON.stringify(config, null, 2)}\n`)
+    await writeAdapterTensors(adapter, join(partial, format.tensors))
   })
 }
 
-/** adapter_model.safetensors alone: of a checkpoint, say. */
+function formatOf({ form }: LoraDeclaration): FolderFormat {
+  return form.gate || form.experts > 1 ? mixtureFormat : peftFormat
+}
+
+/** The safetensors file alone. */
 export async function writeAdapterTensors(adapter: Adapter, path: string): Promise<void> {
-  const entries: SafetensorsSource[] = []
-  const views: Tensor[] = []
+  const { prefix } = formatOf(adapter.declaration)
+  const tensors = adapter.modules.flatMap((module) =>
+    module.group.correction ? doubledTensors(module) : moduleTensors(module),
+  )
   try {
-    for (const { path, group, part } of adapter.modules) {
-      const a = group.a.value.slice(0, part.begin, part.end)
-      views.push(a)
-      entries.push({ name: `${prefix}${path}.lora_A.weight`, source: a })
-      entries.push({ name: `${prefix}${path}.lora_B.weight`, source: part.b.value })
-    }
+    const entries = tensors.map(({ name, tensor }) => ({ name: prefix + name, source: tensor }))
     await writeSafetensors(path, [['format', 'pt']], entries)
   } finally {
-    for (const view of views) view.release()
+    for (const { tensor } of tensors) tensor.release()
   }
 }
 
@@ -72,6 +94,7 @@ export async function writeAdapterTensors(adapter: Adapter, path: string): Promi
  * shape that does not fit the model, a value that is not finite, or a feature that is not supported is refused by name.
  *
  * @param overrides how it is trained further, where that is to differ from the folder's own
+ * @returns an adapter; DoRA's is of use only after `bind(weights, { loaded: true })`
  * @throws FormatError
  */
 export async function loadAdapter(
@@ -80,20 +103,23 @@ export async function loadAdapter(
   folder: string,
   overrides: TrainingOverrides = {},
 ): Promise<Adapter> {
-  const linears = [...linearLayers(config)]
-  const configFile = join(folder, configName)
-  const declaration = parsePeftConfig(
-    await readJsonFile(configFile, configCap),
-    configFile,
-    linears.map(({ path }) => path),
-    overrides,
-  )
-  await requireSafetensors(folder)
-  using file = await SafetensorsFile.open(join(folder, tensorsName))
-  checkTensors(file, config, linears, declaration)
+  const names = await nodeFileSystem.list(folder).catch((): string[] => [])
+  const format = names.includes(mixtureFormat.config) ? mixtureFormat : peftFormat
+  if (format === mixtureFormat && names.includes(peftFormat.config))
+    throw new FormatError(
+      `${folder} holds ${peftFormat.config} and ${mixtureFormat.config}: an adapter is one of the two`,
+      { details: { path: folder } },
+    )
+  const paths = [...linearLayers(config)].map(({ path }) => path)
+  const configFile = join(folder, format.config)
+  const parse = format === peftFormat ? parsePeftConfig : parseMixtureConfig
+  const declaration = parse(await readJsonFile(configFile, configCap), configFile, paths, overrides)
+  refusePickle(folder, names)
+  using file = await SafetensorsFile.open(join(folder, format.tensors))
+  checkTensors(file, expectedShapes(config, declaration), format.prefix, format.config)
   const adapter = Adapter.create(device, config, declaration, { lenient: true })
   try {
-    await readAdapterTensors(adapter, file)
+    await readTensors(adapter, file, format.prefix)
     return adapter
   } catch (error) {
     adapter.dispose()
@@ -101,88 +127,12 @@ export async function loadAdapter(
   }
 }
 
-/** Overwrites an adapter's values with those of a file that {@link writeAdapterTensors} wrote for the same modules. */
-export async function readAdapterTensors(adapter: Adapter, file: SafetensorsFile): Promise<void> {
-  for (const { path, group, part } of adapter.modules) {
-    const a = group.a.value.slice(0, part.begin, part.end)
-    try {
-      await readFinite(file, `${prefix}${path}.lora_A.weight`, a)
-      await readFinite(file, `${prefix}${path}.lora_B.weight`, part.b.value)
-    } finally {
-      a.release()
-    }
-  }
-}
-
-async function readFinite(file: SafetensorsFile, name: string, tensor: Tensor): Promise<void> {
-  await file.readTensor(name, tensor)
-  const values = await tensor.readFloats()
-  const bad = values.findIndex((value) => !Number.isFinite(value))
-  if (bad >= 0)
-    throw new FormatError(`${file.path}: element ${bad} of tensor ${name} is ${values[bad]}`, {
-      details: { file: file.path, key: name, received: values[bad] },
-    })
-}
-
-function* linearLayers(config: DecoderConfig): Generator<{ path: string; linear: LinearName }> {
-  for (let layer = 0; layer < config.numLayers; layer++)
-    for (const [linear, name] of Object.entries(linearNames))
-      yield { path: `${layerName(layer)}.${name}`, linear: linear as LinearName }
-}
-
-/** Compares the file with the declaration before any memory is taken for it. */
-function checkTensors(
-  file: SafetensorsFile,
-  config: DecoderConfig,
-  linears: Iterable<{ path: string; linear: LinearName }>,
-  declaration: LoraDeclaration,
-): void {
-  const isTarget = targetMatcher(declaration)
-  const expected = new Map<string, readonly [number, number]>()
-  for (const { path, linear } of linears) {
-    if (!isTarget(path)) continue
-    const rank = patternValue(declaration.rankPattern, path, declaration.rank)
-    const [rows, columns] = linearShape(config, linear)
-    expected.set(`${prefix}${path}.lora_A.weight`, [rank, columns])
-    expected.set(`${prefix}${path}.lora_B.weight`, [rows, rank])
-  }
-  for (const name of file.entries.keys())
-    if (!expected.has(name)) throw unknownTensor(file.path, name)
-  for (const [name, shape] of expected) {
-    const entry = file.entries.get(name)
-    const problem = !entry
-      ? `has no tensor ${name}, though target_modules names its module`
-      : entry.shape.join() !== shape.join()
-        ? `tensor ${name} has shape [${entry.shape.join(', ')}], the model and adapter_config.json ask for [${shape.join(', ')}]`
-        : !['F32', 'BF16', 'F16'].includes(entry.dtype)
-          ? `tensor ${name} has dtype ${entry.dtype}; F32, BF16 and F16 are supported`
-          : null
-    if (problem)
-      throw new FormatError(`${file.path}: ${problem}`, { details: { file: file.path, key: name } })
-  }
-}
-
-function unknownTensor(path: string, name: string): FormatError {
-  const reasons: [RegExp, string][] = [
-    [/\.lora_magnitude_vector/, 'DoRA is not supported'],
-    [/\.lora_embedding_[AB]/, 'adapters of embeddings are not supported'],
-    [/\.lora_[AB]\.bias$/, 'lora_bias is not supported'],
-    [
-      /\.lora_[AB]\.[^.]+\.weight$/,
-      'its name holds the name of an adapter, as no saved adapter does',
-    ],
-    [/\.lora_[AB]\.weight$/, 'adapter_config.json and the model have no such target module'],
-  ]
-  const reason =
-    reasons.find(([pattern]) => pattern.test(name))?.[1] ??
-    'only low-rank updates of linear layers are supported'
-  return new FormatError(`${path}: tensor ${name} cannot be used: ${reason}`, {
-    details: { file: path, key: name },
-  })
-}
-
 /** How a folder that is there already is replaced. */
-async function checkFolder(folder: string): Promise<'replace' | 'replace-files' | undefined> {
+async function checkFolder(
+  folder: string,
+  format: FolderFormat,
+): Promise<'replace' | 'replace-files' | undefined> {
+  const other = format === peftFormat ? mixtureFormat : peftFormat
   let names: string[]
   try {
     if ((await nodeFileSystem.inspect(folder)) === null) return undefined
@@ -194,20 +144,19 @@ async function checkFolder(folder: string): Promise<'replace' | 'replace-files' 
     })
   }
   if (names.length === 0) return undefined
-  if (!names.includes(configName))
+  const hasConfig = [format, other].some(({ config }) => names.includes(config))
+  if (hasConfig && names.every((name) => ownNames.includes(name))) return 'replace'
+  if (!names.includes(format.config) || names.includes(other.config))
     throw new ConfigError(
       `${folder} already holds ${JSON.stringify(names[0])} and is no adapter: an adapter is written to a new or empty ` +
         'folder, or over another adapter',
       { details: { path: folder } },
     )
-  return names.every((name) => name === configName || name === tensorsName)
-    ? 'replace'
-    : 'replace-files'
+  return 'replace-files'
 }
 
-async function requireSafetensors(folder: string): Promise<void> {
-  const names = await nodeFileSystem.list(folder).catch((): string[] => [])
-  if (!names.includes(tensorsName) && names.includes('adapter_model.bin'))
+function refusePickle(folder: string, names: readonly string[]): void {
+  if (!names.includes(peftFormat.tensors) && names.includes('adapter_model.bin'))
     throw new FormatError(
       `${folder} holds adapter_model.bin, a pickle, which is never read: save the adapter as safetensors`,
       { details: { file: join(folder, 'adapter_model.bin') } },

@@ -19,6 +19,8 @@ export interface PackedBatch {
   readonly maxSeqlen: number
   /** [T]: global index of the row's sample in the run; it keys dropout */
   readonly rowSample: Int32Array
+  /** [T]: index into disciplineNames */
+  readonly rowDiscipline: Int32Array
   /** [L]: rows whose logits predict a trained token */
   readonly labelRows: Int32Array
   /** [L]: those tokens */
@@ -60,6 +62,7 @@ export function packBatch(
     cuSeqlens,
     maxSeqlen,
     rowSample: new Int32Array(numTokens),
+    rowDiscipline: new Int32Array(numTokens),
     labelRows: new Int32Array(numLabels),
     labels: new Int32Array(numLabels),
     labelDiscipline: new Int32Array(numLabels),
@@ -71,6 +74,7 @@ export function packBatch(
     const end = cuSeqlens[i + 1]
     batch.inputIds.set(inputIds.subarray(0, end - begin), begin)
     batch.rowSample.fill(sampleIndex, begin, end)
+    batch.rowDiscipline.fill(discipline, begin, end)
     for (let row = begin, t = 0; row < end; row++, t++) {
       batch.positions[row] = t
       if (labelMask[t + 1] === 0) continue

@@ -206,7 +206,7 @@ function fixedGates(x: Tensor, { experts, weights }: FixedGate): Gates {
       })
       return g
     },
-    saved: [],
+    saved: [zeros],
     backward: () => null,
   }
 }

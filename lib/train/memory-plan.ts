@@ -1,5 +1,5 @@
 import { Adapter } from '../adapters/adapter.js'
-import { lora, type LoraDeclaration } from '../adapters/declaration.js'
+import type { LoraDeclaration } from '../adapters/declaration.js'
 import { loadAdapter } from '../adapters/peft.js'
 import type { PackedBatch, StepPlan } from '../data/packed-batch.js'
 import { Device } from '../device.js'
@@ -9,6 +9,7 @@ import { disposeWeights, initializeWeights, loadWeights } from '../models/load.j
 import { scope } from '../scope.js'
 import { Tensor, vector } from '../tensor.js'
 import { Tokenizer } from '../text/index.js'
+import { declareAdapter, initOf } from './method.js'
 import type { TrainConfig } from './options.js'
 import { openCorpus } from './run.js'
 import { Trainer, type TrainerOptions } from './trainer.js'
@@ -142,6 +143,7 @@ export async function rehearseStep(rehearsal: Rehearsal): Promise<MemoryUse> {
     const weights = await rehearsal.weights(device)
     const decoder = new Decoder(device, config, weights)
     const adapter = declaration && Adapter.create(device, config, declaration, { lenient: true })
+    await adapter?.bind(weights, { loaded: true })
     const used = () => device.info.memoryUsed
     let afterForward = 0
     const trainer = new Trainer(decoder, adapter, {
@@ -213,12 +215,14 @@ function reserveWeights(
 
 /** A saved adapter is loaded for what it says of itself: it is small. */
 async function declarationOf(
-  { method, seed }: TrainConfig,
+  { method, seed, data }: TrainConfig,
   config: DecoderConfig,
 ): Promise<LoraDeclaration | null> {
-  if (method.kind !== 'lora') return null
-  const { init, ...options } = method
-  if (init === undefined) return lora({ ...options, seed })
+  const init = initOf(method)
+  if (init === undefined) {
+    const disciplines = [...new Set(data.train.map(({ discipline }) => discipline))]
+    return declareAdapter(method, seed, disciplines)
+  }
   const device = Device.open('cpu', { threads: 1 })
   try {
     const adapter = await loadAdapter(device, config, init)

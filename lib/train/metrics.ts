@@ -13,8 +13,24 @@ export interface StepMetrics {
   readonly tokens: number
   readonly tokensPerSecond: number
   readonly lossByDiscipline: Readonly<Record<string, number | null>>
+  /** Only where there are routers. */
+  readonly routing?: RoutingMetrics
   /** Present and true if nothing was updated, because the loss or a gradient was not finite. */
   readonly skipped?: true
+}
+
+/** What the routers of a mixture did in a step, all of them together. */
+export interface RoutingMetrics {
+  /** Mean gate of each expert. */
+  readonly load: readonly (number | null)[]
+  /** Of the gates, over log E: 0 where every row has one expert, 1 where all gates are equal. */
+  readonly entropy: number | null
+  /** Experts whose mean gate is below 0.1 / E, of all routers. */
+  readonly deadExperts: number
+  /** Mean gate of each expert for the rows of a discipline. */
+  readonly byDiscipline: Readonly<Record<string, readonly (number | null)[]>>
+  /** Without their coefficients. */
+  readonly losses: Readonly<Record<string, number | null>>
 }
 
 /** An evaluation made after a step, as a line of metrics.jsonl. */

@@ -1,36 +1,11 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.js'
+import { methodSchema } from './method.js'
 
 /** The schema of a training run: the YAML file's keys are the library's options. */
 
 const wholeNumber = (min: number, max = Number.MAX_SAFE_INTEGER) => z.int().min(min).max(max)
 const positive = z.number().positive().max(1e12)
-
-const targetsSchema = z.union([
-  z.literal('all-linear'),
-  z.array(z.string().min(1)).min(1),
-  z.strictObject({ pattern: z.string().min(1) }),
-])
-
-const loraSchema = z.strictObject({
-  kind: z.literal('lora'),
-  rank: wholeNumber(1, 4096).default(8),
-  alpha: positive.optional(),
-  targets: targetsSchema.default('all-linear'),
-  dropout: z.number().min(0).lt(1).default(0),
-  rsLora: z.boolean().default(false),
-  loraPlusRatio: positive.default(1),
-  rankPattern: z.record(z.string(), wholeNumber(1, 4096)).default({}),
-  alphaPattern: z.record(z.string(), positive).default({}),
-  /** A saved adapter to start from. */
-  init: z.string().min(1).optional(),
-})
-
-const fullSchema = z.strictObject({
-  kind: z.literal('full'),
-  /** Start from random weights: the model folder needs only config.json and a tokenizer. */
-  initialize: z.boolean().default(false),
-})
 
 const sourceSchema = z.strictObject({
   discipline: z.string().min(1).default('default'),
@@ -95,7 +70,7 @@ export const trainSchema = z
   .strictObject({
     model: z.string().min(1),
     output: z.string().min(1),
-    method: z.discriminatedUnion('kind', [loraSchema, fullSchema]),
+    method: methodSchema,
     data: dataSchema,
     optimizer: optimizerSchema.prefault({}),
     schedule: scheduleSchema.prefault({}),

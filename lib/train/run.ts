@@ -1,13 +1,14 @@
 import { join } from 'node:path'
 import type { Adapter } from '../adapters/adapter.js'
-import { lora } from '../adapters/declaration.js'
 import { saveAdapter } from '../adapters/peft.js'
 import { Corpus, type CorpusStep } from '../data/index.js'
 import { AbortedError, CheckpointError } from '../errors.js'
 import { saveModel } from '../merge/save-model.js'
 import { Model } from '../model.js'
 import { findCheckpoint, saveCheckpoint } from './checkpoint.js'
-import { MetricsFile } from './metrics.js'
+import { declareAdapter, initOf } from './method.js'
+import { MetricsFile, type RoutingMetrics } from './metrics.js'
+import type { RoutingReport } from './routing.js'
 import type { TrainConfig } from './options.js'
 import { type Json, metricsName, RunFolder } from './run-folder.js'
 import { scheduleFactor } from './schedule.js'
@@ -74,8 +75,8 @@ export async function runTraining(
   config: TrainConfig,
   options: RunOptions = {},
 ): Promise<RunResult> {
-  const { method } = config
-  const inputs = [config.model, ...(method.kind === 'lora' && method.init ? [method.init] : [])]
+  const init = initOf(config.method)
+  const inputs = [config.model, ...(init === undefined ? [] : [init])]
   using folder = await RunFolder.open(config.output, {
     resume: options.resume ?? false,
     inputs,
@@ -256,6 +257,7 @@ class Run {
       lossByDiscipline: Object.fromEntries(
         Object.entries(report.lossByDiscipline).map(([name, loss]) => [name, finite(loss)]),
       ),
+      ...(report.routing ? { routing: routingMetrics(report.routing) } : {}),
       ...(report.applied ? {} : { skipped: true as const }),
     })
     this.#options.onStep?.({
@@ -370,15 +372,12 @@ async function openModel(config: TrainConfig, signal?: AbortSignal): Promise<Mod
 }
 
 async function openAdapter(model: Model, config: TrainConfig): Promise<Adapter | null> {
-  const { method, seed } = config
-  if (method.kind !== 'lora') return null
-  const { init, ...options } = method
-  if (init === undefined) return model.attach(lora({ ...options, seed }))
-  return await model.attachFrom(init, {
-    dropout: options.dropout,
-    loraPlusRatio: options.loraPlusRatio,
-    seed,
-  })
+  const { method, seed, data } = config
+  if (method.kind === 'full') return null
+  const { init, dropout, loraPlusRatio } = method
+  if (init !== undefined) return await model.attachFrom(init, { dropout, loraPlusRatio, seed })
+  const disciplines = [...new Set(data.train.map(({ discipline }) => discipline))]
+  return await model.attachBound(declareAdapter(method, seed, disciplines)!)
 }
 
 /** The samples that a run trains on, or is validated on. */
@@ -405,6 +404,21 @@ export async function openCorpus(
     )
   }
   return corpus
+}
+
+/** Of all routers together: the rest would be many times the other figures. */
+function routingMetrics(report: RoutingReport): RoutingMetrics {
+  const { load, entropy, deadExperts, byDiscipline, losses } = report
+  const figures = (values: readonly number[]) => values.map(finite)
+  return {
+    load: figures(load),
+    entropy: finite(entropy),
+    deadExperts,
+    byDiscipline: Object.fromEntries(
+      Object.entries(byDiscipline).map(([name, gates]) => [name, figures(gates)]),
+    ),
+    losses: Object.fromEntries(Object.entries(losses).map(([name, loss]) => [name, finite(loss)])),
+  }
 }
 
 function finite(value: number): number | null {

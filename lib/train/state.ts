@@ -53,4 +53,5 @@ function* stateTensors(trainer: Trainer): Generator<{ name: string; tensor: Tens
     yield { name: `${name}${momentSuffix}`, tensor: moment }
     yield { name: `${name}${varianceSuffix}`, tensor: variance }
   }
+  if (trainer.adapter) yield* trainer.adapter.buffers()
 }

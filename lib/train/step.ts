@@ -1,3 +1,4 @@
+import { Adapter } from '../adapters/adapter.js'
 import { Tape } from '../autograd.js'
 import type { PackedBatch } from '../data/packed-batch.js'
 import type { Decoder, DecoderInput, LowRankSource } from '../models/index.js'
@@ -5,6 +6,7 @@ import { headCrossEntropy } from '../ops/head-cross-entropy.js'
 import type { Pass } from '../ops/pass.js'
 import { scope } from '../scope.js'
 import { type Tensor, vector } from '../tensor.js'
+import { routingRows } from './routing.js'
 
 /** What changes from one optimiser step to the next, in device memory. */
 export interface StepInputs {
@@ -12,6 +14,8 @@ export interface StepInputs {
   readonly step: Tensor
   /** f32 [1]: one over the trained tokens of the step. */
   readonly lossScale: Tensor
+  /** f32 [1]: one over the tokens of the step and over the routers; absent: they have no losses of their own. */
+  readonly routerScale?: Tensor | null
 }
 
 export interface MicroBatchOptions {
@@ -43,6 +47,8 @@ export function trainMicroBatch(
       device,
       tape,
       dropout: { step: inputs.step, rowSample, rowPosition: input.positions },
+      routing:
+        adapter instanceof Adapter ? routingRows(adapter, batch, inputs.routerScale ?? null) : null,
     }
     const hidden = decoder.forward(pass, input, adapter, { checkpointing })
     const { loss } = headCrossEntropy(

@@ -6,6 +6,7 @@ import { Scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 import { LossSums } from './loss-sums.js'
 import { AdamW, type AdamWOptions } from './optimizer.js'
+import { countRouters, RoutingMonitor, type RoutingReport } from './routing.js'
 import { type MicroBatchOptions, trainMicroBatch } from './step.js'
 
 /** What one optimiser step did. */
@@ -24,6 +25,8 @@ export interface StepReport {
   readonly trainedTokens: number
   /** False if a loss or gradient was not finite: nothing was changed. */
   readonly applied: boolean
+  /** What the routers did; only where there are any. */
+  readonly routing?: RoutingReport
 }
 
 export interface TrainerOptions extends AdamWOptions, MicroBatchOptions {}
@@ -37,6 +40,8 @@ export class Trainer {
   readonly #options: TrainerOptions
   readonly #step: Tensor
   readonly #lossScale: Tensor
+  readonly #routerScale: Tensor
+  #monitor: RoutingMonitor | null = null
 
   constructor(decoder: Decoder, adapter: Adapter | null, options: TrainerOptions) {
     this.decoder = decoder
@@ -46,6 +51,7 @@ export class Trainer {
     this.optimizer = new AdamW(decoder.device, parameters, options)
     this.#step = Scope.detach(Tensor.empty(decoder.device, [1], 'i32'))
     this.#lossScale = Scope.detach(Tensor.empty(decoder.device, [1]))
+    this.#routerScale = Scope.detach(Tensor.empty(decoder.device, [1]))
   }
 
   get numParameters(): number {
@@ -60,27 +66,33 @@ export class Trainer {
     try {
       this.#step.write(Int32Array.of(step))
       this.#lossScale.write(Float32Array.of(1 / plan.trainedTokens))
+      const tokens = plan.batches.reduce((sum, batch) => sum + batch.inputIds.length, 0)
+      this.#startRouting(plan, tokens)
       let begin = 0
       for (const batch of plan.batches) {
         const end = begin + batch.labels.length
         const part = Scope.detach(losses.slice(0, begin, end))
-        trainMicroBatch(
-          decoder,
-          this.adapter,
-          batch,
-          { step: this.#step, lossScale: this.#lossScale },
-          part,
-          this.#options,
-        )
-        part.release()
+        const inputs = {
+          step: this.#step,
+          lossScale: this.#lossScale,
+          routerScale: this.#routerScale,
+        }
+        try {
+          trainMicroBatch(decoder, this.adapter, batch, inputs, part, this.#options)
+        } finally {
+          part.release()
+        }
         begin = end
         // Queueing takes time in proportion to the layers: let the event loop breathe between micro-batches.
         await new Promise((resolve) => setImmediate(resolve))
       }
       const reading = losses.readFloats()
-      const [{ gradientNorm, applied }, values] = await Promise.all([
-        this.optimizer.step(factor, losses),
+      const updating = this.optimizer.step(factor, losses)
+      const routing = this.#monitor?.report(updating.then(({ applied }) => applied))
+      const [{ gradientNorm, applied }, values, routed] = await Promise.all([
+        updating,
         reading,
+        routing,
       ])
       const sums = new LossSums()
       let read = 0
@@ -93,16 +105,27 @@ export class Trainer {
         ...sums.means(),
         gradNorm: gradientNorm,
         learningRate: this.#options.learningRate * factor,
-        tokens: plan.batches.reduce((sum, batch) => sum + batch.inputIds.length, 0),
+        tokens,
         trainedTokens: plan.trainedTokens,
         applied,
+        ...(routed ? { routing: routed } : {}),
       }
     } finally {
       losses.release()
     }
   }
 
+  #startRouting(plan: StepPlan, tokens: number): void {
+    if (!this.adapter) return
+    const numRouters = countRouters(this.adapter)
+    if (numRouters === 0) return
+    this.#routerScale.write(Float32Array.of(1 / (tokens * numRouters)))
+    this.#monitor ??= RoutingMonitor.create(this.adapter, plan.batches[0].disciplineNames)
+  }
+
   dispose(): void {
+    this.#monitor?.dispose()
+    this.#routerScale.release()
     this.optimizer.dispose()
     this.#step.release()
     this.#lossScale.release()

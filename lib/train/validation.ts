@@ -1,9 +1,11 @@
+import { Adapter } from '../adapters/adapter.js'
 import type { PackedBatch } from '../data/packed-batch.js'
 import type { Decoder, LowRankSource } from '../models/index.js'
 import { headCrossEntropy } from '../ops/head-cross-entropy.js'
 import type { Pass } from '../ops/pass.js'
 import { scope } from '../scope.js'
 import { Tensor, vector } from '../tensor.js'
+import { routingRows } from './routing.js'
 import { decoderInput } from './step.js'
 import { LossSums } from './loss-sums.js'
 
@@ -35,7 +37,8 @@ export async function validationLoss(
 
 function batchLoss(decoder: Decoder, adapter: LowRankSource | null, batch: PackedBatch): Tensor {
   const { device } = decoder
-  const pass: Pass = { device, tape: null, dropout: null }
+  const routing = adapter instanceof Adapter ? routingRows(adapter, batch, null) : null
+  const pass: Pass = { device, tape: null, dropout: null, routing }
   const hidden = decoder.forward(pass, decoderInput(decoder, batch), adapter)
   const { loss } = headCrossEntropy(
     pass,

@@ -123,7 +123,6 @@ describe('adapter_config.json', () => {
       [{ peft_type: 'IA3' }, 'peft_type'],
       [{ peft_type: undefined }, 'peft_type'],
       [{ task_type: 'SEQ_CLS' }, 'task_type'],
-      [{ use_dora: true }, 'use_dora'],
       [{ use_qalora: true }, 'use_qalora'],
       [{ use_something_new: true }, 'use_something_new'],
       [{ brand_new_config: { a: 1 } }, 'brand_new_config'],

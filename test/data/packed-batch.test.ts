@@ -33,6 +33,7 @@ describe('packing', () => {
       cuSeqlens: Int32Array.of(0, 3, 5),
       maxSeqlen: 3,
       rowSample: Int32Array.of(41, 41, 41, 42, 42),
+      rowDiscipline: Int32Array.of(1, 1, 1, 0, 0),
       labelRows: Int32Array.of(1, 2, 3),
       labels: Int32Array.of(9, 2, 6),
       labelDiscipline: Int32Array.of(1, 1, 0),
