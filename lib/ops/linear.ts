@@ -2,7 +2,7 @@ import type { Tape } from '../autograd.js'
 import type { Linear } from '../parameter.js'
 import { Tensor } from '../tensor.js'
 import { type LowRankGroup, LowRankPath, magnitudeScale, trainsAnything } from './low-rank.js'
-import { type Pass, rowsOfPass } from './pass.js'
+import { type Pass, type RoutingRows, rowsOfPass } from './pass.js'
 
 export type { LowRankGroup, LowRankPart } from './low-rank.js'
 
@@ -13,6 +13,8 @@ export interface LowRankRows {
     readonly end: number
     /** Null: these rows have no update. */
     readonly group: LowRankGroup | null
+    /** What its mixtures know of these rows, in place of the pass's. */
+    readonly routing?: RoutingRows | null
   }[]
 }
 
@@ -52,14 +54,13 @@ export function linear(
 ): Tensor[] {
   const { device, tape } = pass
   const numTokens = x.shape[0]
-  const ranges =
+  const ranges: LowRankRows['rows'] =
     lowRank && 'rows' in lowRank ? lowRank.rows : [{ begin: 0, end: numTokens, group: lowRank }]
   const outputs = linears.map(({ matrix }) => Tensor.empty(device, [numTokens, matrix.weight.rows]))
-  const pieces = ranges.map(({ begin, end, group }): Piece => {
-    const whole = begin === 0 && end === numTokens
-    const path =
-      group &&
-      new LowRankPath(whole ? pass : rowsOfPass(pass, begin, end), rowsOf(x, begin, end), group)
+  const pieces = ranges.map(({ begin, end, group, routing }): Piece => {
+    const cut = begin === 0 && end === numTokens ? pass : rowsOfPass(pass, begin, end)
+    const own = routing === undefined ? cut : { ...cut, routing }
+    const path = group && new LowRankPath(own, rowsOf(x, begin, end), group)
     const scaled = linears.map((layer, i) =>
       forwardLayer(layer, i, { begin, end, path, group }, x, outputs[i], i === 0 ? residual : null),
     )

@@ -14,6 +14,8 @@ export interface StepInputs {
   readonly step: Tensor
   /** f32 [1]: one over the trained tokens of the step. */
   readonly lossScale: Tensor
+  /** By label, what it counts beside lossScale; absent: 1. */
+  readonly rowWeight?: Float32Array | null
   /** f32 [1]: one over the tokens of the step and over the routers; absent: they have no losses of their own. */
   readonly routerScale?: Tensor | null
 }
@@ -57,7 +59,10 @@ export function trainMicroBatch(
       decoder.weights.head,
       vector(device, batch.labelRows),
       vector(device, batch.labels),
-      { lossScale: inputs.lossScale },
+      {
+        lossScale: inputs.lossScale,
+        rowWeight: inputs.rowWeight ? vector(device, inputs.rowWeight) : null,
+      },
     )
     device.run('copy', { x: loss.native, y: losses.native })
     onForward?.()
