@@ -44,6 +44,13 @@ export interface PolyloraErrorOptions {
 // Recognises errors of another copy of the package too (two installed versions, a worker).
 const brand: unique symbol = Symbol.for('polylora.error')
 
+/** Names that files and callers give can be megabytes long; beginning and end of the sentence are kept. */
+function shortened(message: string): string {
+  const most = 1000
+  if (message.length <= most) return message
+  return `${message.slice(0, most - 300)} … ${message.slice(-297)}`
+}
+
 /** The base of every error that polylora throws on purpose. */
 export abstract class PolyloraError extends Error {
   abstract override readonly name: PolyloraErrorName
@@ -51,7 +58,7 @@ export abstract class PolyloraError extends Error {
   readonly details: Readonly<Record<string, unknown>>
 
   constructor(message: string, options: PolyloraErrorOptions = {}) {
-    super(message, 'cause' in options ? { cause: options.cause } : undefined)
+    super(shortened(message), 'cause' in options ? { cause: options.cause } : undefined)
     this.details = options.details ?? {}
   }
 

@@ -545,6 +545,7 @@ describe('native border', () => {
         'a number': 1,
         'an array': [],
         'an integer from 0 to 2^53 - 1': 0,
+        'an integer from 0 to 4294967295': 1,
         'nt or nn or tn': 'nt',
         'uniform or normal': 'uniform',
       }

@@ -112,13 +112,9 @@ class Reader {
       else
         read_field(value, field, out, parent);
     }
-    napi_value names;
-    check(env_,
-          napi_get_all_property_names(env_, object, napi_key_own_only,
-                                      napi_key_filter(napi_key_enumerable | napi_key_skip_symbols),
-                                      napi_key_numbers_to_strings, &names));
-    uint32_t count;
-    check(env_, napi_get_array_length(env_, names, &count));
+    const napi_value names = own_keys(env_, object);
+    uint32_t count = UINT32_MAX;
+    if (names) check(env_, napi_get_array_length(env_, names, &count));
     // More names than fields found: some are unknown, or there with the value undefined.
     if (count > found) check_unknown(object, fields, parent);
   }

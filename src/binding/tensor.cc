@@ -52,7 +52,8 @@ void read_bytes(Call& call, napi_value value, const void** data, size_t* bytes) 
       check(env, napi_get_dataview_info(env, value, &length, &start, &buffer, &offset));
       return;
     }
-    napi_typedarray_type type;
+    // An unknown kind leaves it as it is.
+    napi_typedarray_type type = napi_typedarray_type(-1);
     check(env, napi_get_typedarray_info(env, value, &type, &length, &start, &buffer, &offset));
     static constexpr size_t kWidth[] = {1, 1, 1, 2, 2, 4,
                                         4, 4, 8, 8, 8};  // in the order of napi_typedarray_type

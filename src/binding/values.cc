@@ -1,5 +1,7 @@
 #include "binding/values.h"
 
+#include <limits.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -147,8 +149,9 @@ std::string read_string(napi_env env, napi_value value, const std::string& field
 
 std::string read_path(napi_env env, napi_value value, const std::string& field) {
   std::string path = read_string(env, value, field);
-  if (path.empty() || path.find('\0') != std::string::npos)
-    refuse(env, value, field, "a path that is not empty and holds no NUL");
+  if (path.empty() || path.size() >= PATH_MAX || path.find('\0') != std::string::npos)
+    refuse(env, value, field,
+           "a path of 1 to " + std::to_string(PATH_MAX - 1) + " bytes that holds no NUL");
   return path;
 }
 
@@ -208,21 +211,32 @@ napi_value property(napi_env env, napi_value object, const char* name) {
   return value;
 }
 
-void check_keys(napi_env env, napi_value object, const std::vector<std::string>& allowed,
-                const std::string& what) {
+napi_value own_keys(napi_env env, napi_value object) {
+  bool indexed = false;
+  check(env, napi_has_element(env, object, 0, &indexed));
+  if (indexed) return nullptr;
   napi_value keys;
   check(env,
         napi_get_all_property_names(env, object, napi_key_own_only,
                                     napi_key_filter(napi_key_enumerable | napi_key_skip_symbols),
                                     napi_key_numbers_to_strings, &keys));
-  const uint32_t count = read_array(env, keys, what);
-  for (uint32_t i = 0; i < count; ++i) {
-    const std::string key = read_string(env, element(env, keys, i), what);
-    if (std::find(allowed.begin(), allowed.end(), key) != allowed.end()) continue;
+  return keys;
+}
+
+void check_keys(napi_env env, napi_value object, const std::vector<std::string>& allowed,
+                const std::string& what) {
+  const auto refuse_key = [&](const std::string& key) {
     std::string list;
     for (const std::string& name : allowed) list += (list.empty() ? "" : ", ") + name;
     throw Failure("Argument",
                   what + " has no field \"" + key.substr(0, 64) + "\"; allowed are " + list);
+  };
+  const napi_value keys = own_keys(env, object);
+  if (!keys) refuse_key("0");
+  const uint32_t count = read_array(env, keys, what);
+  for (uint32_t i = 0; i < count; ++i) {
+    const std::string key = read_string(env, element(env, keys, i), what);
+    if (std::find(allowed.begin(), allowed.end(), key) == allowed.end()) refuse_key(key);
   }
 }
 

@@ -30,7 +30,7 @@ uint64_t read_size(napi_env env, napi_value value, const std::string& field);
 uint64_t read_uint64(napi_env env, napi_value value, const std::string& field);
 bool read_flag(napi_env env, napi_value value, const std::string& field);  // a boolean, 0 or 1
 std::string read_string(napi_env env, napi_value value, const std::string& field);
-// A string without NUL that is not empty.
+// A string without NUL that is not empty, and that the system could take for a path.
 std::string read_path(napi_env env, napi_value value, const std::string& field);
 int32_t read_dtype(napi_env env, napi_value value, const std::string& field);  // pl_dtype
 const char* dtype_name(int32_t dtype);
@@ -41,6 +41,10 @@ uint32_t read_array(napi_env env, napi_value value, const std::string& field);
 napi_value element(napi_env env, napi_value array, uint32_t index);
 std::vector<uint64_t> read_sizes(napi_env env, napi_value value, const std::string& field);
 napi_value property(napi_env env, napi_value object, const char* name);
+
+// The enumerable keys of an object of named fields; null if it has elements. Those of a typed array
+// or of a String object are not enumerated: there may be more of them than V8 can hold.
+napi_value own_keys(napi_env env, napi_value object);
 
 // Throws if the object has an enumerable key of its own that is not among these.
 void check_keys(napi_env env, napi_value object, const std::vector<std::string>& allowed,

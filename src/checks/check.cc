@@ -344,14 +344,19 @@ pl_status check_weight_options(const pl_weight_options* options) {
                options->size, sizeof *options);
     return check.status();
   }
-  // Rows and columns are rounded up to panels; the bound keeps every product of sizes far from
+  // Rows and columns are rounded up to panels; the bounds keep every product of sizes far from
   // overflow.
   constexpr int64_t kMost = int64_t(1) << 31;
+  constexpr int64_t kMostElements = int64_t(1) << 50;
   for (int64_t size : {options->rows, options->columns})
     if (size < 1 || size > kMost)
       check.fail(PL_SHAPE, "the shape is [%lld, %lld], sizes must be from 1 to %lld",
                  static_cast<long long>(options->rows), static_cast<long long>(options->columns),
                  static_cast<long long>(kMost));
+  if (check.ok() && options->rows > kMostElements / options->columns)
+    check.fail(PL_SHAPE, "the shape is [%lld, %lld], must have at most %lld elements",
+               static_cast<long long>(options->rows), static_cast<long long>(options->columns),
+               static_cast<long long>(kMostElements));
   if (options->storage != PL_F32 && options->storage != PL_BF16)
     check.fail(PL_DTYPE, "storage is %s (%d), must be f32 or bf16", dtype_name(options->storage),
                options->storage);

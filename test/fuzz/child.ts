@@ -1,0 +1,45 @@
+/** child.ts PART SEED FIRST LAST FOLDER [--verbose]: the rounds from FIRST to before LAST, each announced by its number. */
+
+import { readdirSync, writeSync } from 'node:fs'
+import { isMainThread } from 'node:worker_threads'
+import { Random } from '../random.js'
+import { allParts } from './parts.js'
+
+/** Seeds that differ for every part and round. */
+function seedOf(seed: number, part: string, round: number): number {
+  let hash = seed
+  for (const character of `${part} ${round}`)
+    hash = Math.imul(hash ^ character.codePointAt(0)!, 0x01000193)
+  return hash >>> 0
+}
+
+const openFiles = () => readdirSync('/proc/self/fd').length
+const threads = () => readdirSync('/proc/self/task').length
+
+async function main(): Promise<void> {
+  const [name, seed, first, last, folder, verbose] = process.argv.slice(2)
+  const part = allParts().find((one) => one.name === name)
+  if (part === undefined) throw new Error(`there is no part ${name}`)
+  // Relative paths lead here.
+  process.chdir(folder)
+  const say = (text: string) => writeSync(2, `${text}\n`)
+  let [files, tasks] = [0, 0]
+  for (let index = Number(first); index < Number(last); ++index) {
+    writeSync(1, `${index}\n`)
+    await part.run({
+      index,
+      random: new Random(seedOf(Number(seed), name, index)),
+      folder,
+      note: verbose ? (what) => say(what()) : () => undefined,
+      slowness: Number(process.env.POLYLORA_FUZZ_SLOWNESS ?? 1),
+    })
+    globalThis.gc?.()
+    await new Promise((resolve) => setTimeout(resolve, 1))
+    if (index === Number(first)) [files, tasks] = [openFiles(), threads()]
+  }
+  if (openFiles() > files) throw new Error(`${openFiles() - files} files were left open`)
+  // The thread that closed a device may be about to end.
+  if (threads() > tasks + 4) throw new Error(`${threads() - tasks} threads were left`)
+}
+
+if (isMainThread) await main()

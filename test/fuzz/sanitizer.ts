@@ -1,0 +1,64 @@
+/** An addon built for a sanitizer, and the environment in which node loads it. */
+
+import { execFileSync, spawnSync } from 'node:child_process'
+import { copyFileSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export type Sanitizer = 'asan' | 'tsan'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+
+const sanitizers = {
+  asan: {
+    library: 'libasan.so',
+    options: {
+      // V8's heap is full of what looks like leaks; what the addon leaks is counted by the parts.
+      ASAN_OPTIONS: 'detect_leaks=0:abort_on_error=0:allocator_may_return_null=1',
+      UBSAN_OPTIONS: 'print_stacktrace=1',
+    },
+  },
+  tsan: {
+    library: 'libtsan.so',
+    options: {
+      // Node itself is not instrumented: what it does between its own threads is not seen as ordered.
+      TSAN_OPTIONS: `halt_on_error=1:report_signal_unsafe=0:history_size=4:suppressions=${fileURLToPath(new URL('./tsan.suppressions', import.meta.url))}`,
+    },
+  },
+} as const
+
+/** @throws if there is no cmake, no such library, or the addon does not build */
+export function sanitizerEnvironment(sanitizer: Sanitizer): NodeJS.ProcessEnv {
+  if (!Object.hasOwn(sanitizers, sanitizer))
+    throw new Error(`--sanitizer takes ${Object.keys(sanitizers).join(' or ')}, not ${sanitizer}`)
+  const { library, options } = sanitizers[sanitizer]
+  const compiler = process.env.CXX ?? 'c++'
+  const path = execFileSync(compiler, [`-print-file-name=${library}`], { encoding: 'utf8' }).trim()
+  if (path === library) throw new Error(`${compiler} has no ${library}`)
+  console.log(`building the addon for ${sanitizer}; this takes minutes the first time`)
+  cmake('--preset', sanitizer)
+  cmake(
+    '--build',
+    `build/${sanitizer}`,
+    '--target',
+    'polylora',
+    '--parallel',
+    process.env.CMAKE_BUILD_PARALLEL_LEVEL ?? '2',
+  )
+  // Where the addon's loader looks.
+  const folder = join(root, 'build', sanitizer)
+  mkdirSync(join(folder, 'build/Release'), { recursive: true })
+  copyFileSync(join(folder, 'polylora.node'), join(folder, 'build/Release/polylora.node'))
+  return { ...process.env, ...options, LD_PRELOAD: path, POLYLORA_PREBUILD: folder }
+}
+
+function cmake(...args: string[]): void {
+  const { status, stdout, stderr, error } = spawnSync('cmake', args, {
+    cwd: root,
+    encoding: 'utf8',
+  })
+  if (status !== 0)
+    throw new Error(
+      `cmake ${args.join(' ')} failed: ${error?.message ?? `${stdout}${stderr}`.slice(-4000)}`,
+    )
+}
