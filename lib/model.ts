@@ -1,5 +1,7 @@
 import { Adapter } from './adapters/adapter.js'
+import { composeAdapters } from './adapters/compose.js'
 import type { LoraDeclaration } from './adapters/declaration.js'
+import type { CompositionGate } from './adapters/kinds.js'
 import type { TrainingOverrides } from './adapters/peft-config.js'
 import { loadAdapter, saveAdapter } from './adapters/peft.js'
 import { Device, type DeviceOptions } from './device.js'
@@ -145,6 +147,26 @@ export class Model {
   /** Attaches an adapter from a PEFT folder. @param overrides how it is trained further, where that is to differ */
   async attachFrom(folder: string, overrides: TrainingOverrides = {}): Promise<Adapter> {
     return await this.#bind(await loadAdapter(this.device, this.config, folder, overrides), true)
+  }
+
+  /**
+   * Attaches one mixture of saved adapters, which stay as they are, behind a gate: learned by training it (mole), made
+   * of prototypes (arrow), or constant (fixed).
+   *
+   * @param folders plain LoRA, in the order of the experts
+   */
+  async attachComposition(
+    folders: readonly string[],
+    gate: CompositionGate,
+    { seed = 0 } = {},
+  ): Promise<Adapter> {
+    const loaded: Adapter[] = []
+    try {
+      for (const folder of folders) loaded.push(await loadAdapter(this.device, this.config, folder))
+      return this.#replace(await composeAdapters(this.device, this.config, loaded, gate, { seed }))
+    } finally {
+      for (const adapter of loaded) adapter.dispose()
+    }
   }
 
   async #bind(adapter: Adapter, loaded: boolean): Promise<Adapter> {

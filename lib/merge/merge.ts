@@ -1,4 +1,5 @@
 import type { Adapter, AdapterModule } from '../adapters/adapter.js'
+import { isPlain } from '../adapters/form.js'
 import { ArgumentError } from '../errors.js'
 import { type DecoderWeights, layerName, linearNames } from '../models/index.js'
 import { type Matrix, Parameter } from '../parameter.js'
@@ -36,6 +37,12 @@ export async function mergeAdapter(
   })
   if (!Number.isFinite(weight))
     throw new ArgumentError(`weight must be a finite number, not ${weight}`)
+  const { kind, form } = adapter.declaration
+  if (!isPlain(form))
+    throw new ArgumentError(
+      `an adapter of kind ${kind} is no fixed product B A, so it cannot be merged into weights`,
+      { details: { received: kind, allowed: 'lora' } },
+    )
   // Nothing is changed before everything is known to fit.
   const pairs = adapter.modules.map((module) => {
     const matrix = matrices.get(module.path)
