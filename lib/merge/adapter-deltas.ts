@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import type { Adapter, AdapterModule } from '../adapters/adapter.js'
+import { isPlain } from '../adapters/form.js'
 import { loadAdapter } from '../adapters/peft.js'
 import type { Device } from '../device.js'
 import { ConfigError } from '../errors.js'
@@ -7,15 +8,7 @@ import { readJsonFile } from '../json-file.js'
 import type { DecoderConfig } from '../models/index.js'
 import { scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
-
-/** ΔW = B A, with the scaling in B; row-major. */
-export interface LowRank {
-  readonly rank: number
-  /** [out, rank] */
-  readonly b: Float64Array
-  /** [rank, in] */
-  readonly a: Float64Array
-}
+import type { LowRank } from './low-rank.js'
 
 /** The weight deltas of a trained adapter: the only file of this folder that knows how adapters are kept. */
 export class AdapterDeltas {
@@ -35,6 +28,14 @@ export class AdapterDeltas {
   /** @throws FormatError for what is no adapter of this model */
   static async open(device: Device, config: DecoderConfig, folder: string): Promise<AdapterDeltas> {
     const adapter = await loadAdapter(device, config, folder)
+    const { kind, form } = adapter.declaration
+    if (!isPlain(form)) {
+      adapter.dispose()
+      throw new ConfigError(
+        `${folder} is an adapter of kind ${kind}, whose update is no fixed product B A: it cannot be merged into weights`,
+        { details: { path: folder, received: kind, allowed: 'lora' } },
+      )
+    }
     const { base_model_name_or_path: name } = (await readJsonFile(
       join(folder, 'adapter_config.json'),
       1 << 20,
@@ -51,27 +52,12 @@ export class AdapterDeltas {
   async rows(path: string, begin: number, end: number): Promise<Float32Array | null> {
     const module = this.#modules.get(path)
     if (!module) return null
-    const { device } = this.#adapter
-    const { group, part, inFeatures, scale } = module
-    const product = scope(() => {
-      const y = Tensor.empty(device, [end - begin, inFeatures])
-      device.run('matmul', {
-        layout: 'nn',
-        segments: [
-          {
-            x: part.b.value.slice(0, begin, end).native,
-            w: group.a.value.slice(0, part.begin, part.end).native,
-          },
-        ],
-        columnScale: Tensor.full(device, [inFeatures], scale).native,
-        y: y.native,
-      })
-      return y
-    })
+    const { group, part, scale } = module
+    const a = group.a.value.slice(0, part.begin, part.end)
     try {
-      return await product.readFloats()
+      return await productRows(part.b.value, a, scale, begin, end)
     } finally {
-      product.release()
+      a.release()
     }
   }
 
@@ -92,6 +78,52 @@ export class AdapterDeltas {
 
   dispose(): void {
     this.#adapter.dispose()
+  }
+}
+
+/** Merged factors as if they were an adapter's, on the device. */
+export class MergedDeltas {
+  readonly #a: Tensor
+  readonly #b: Tensor
+
+  constructor(device: Device, { a, b, rank }: LowRank) {
+    this.#a = Tensor.from(device, Float32Array.from(a), [rank, a.length / rank])
+    this.#b = Tensor.from(device, Float32Array.from(b), [b.length / rank, rank])
+  }
+
+  rows(_path: string, begin: number, end: number): Promise<Float32Array> {
+    return productRows(this.#b, this.#a, 1, begin, end)
+  }
+
+  dispose(): void {
+    this.#a.release()
+    this.#b.release()
+  }
+}
+
+/** Rows begin … end of scale · b a. */
+async function productRows(
+  b: Tensor,
+  a: Tensor,
+  scale: number,
+  begin: number,
+  end: number,
+): Promise<Float32Array> {
+  const { device } = b
+  const product = scope(() => {
+    const y = Tensor.empty(device, [end - begin, a.shape[1]])
+    device.run('matmul', {
+      layout: 'nn',
+      segments: [{ x: b.slice(0, begin, end).native, w: a.native }],
+      columnScale: Tensor.full(device, [a.shape[1]], scale).native,
+      y: y.native,
+    })
+    return y
+  })
+  try {
+    return await product.readFloats()
+  } finally {
+    product.release()
   }
 }
 

@@ -1,13 +1,13 @@
-import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
 import { Device, type DeviceOptions } from '../device.js'
 import { ConfigError } from '../errors.js'
 import type { DecoderConfig } from '../models/index.js'
 import { publishFolder } from '../output-folder.js'
-import { AdapterDeltas, requireOneBase } from './adapter-deltas.js'
-import { ModelFiles } from './model-files.js'
+import { type AdapterDeltas, MergedDeltas } from './adapter-deltas.js'
+import type { Parameters } from './composition.js'
+import type { LowRank } from './low-rank.js'
+import { Inputs, requireBaseAmongModels, requireOneShape } from './inputs.js'
 import { type PlannedMerge, planMerge } from './plan.js'
-import type { Recipe, RecipeSlice } from './recipe.js'
+import type { Recipe } from './recipe.js'
 import { modelDType, requireModelOutput, writeCompanions } from './save-model.js'
 import { resolveParameters } from './settings.js'
 import { bytesPerElement, ShardWriter, shardBytes } from './shard-writer.js'
@@ -96,8 +96,14 @@ interface Job {
   readonly planned: PlannedMerge
   readonly base: TaskSource | null
   readonly sources: readonly TaskSource[]
-  readonly parameters: Readonly<Record<string, number>>
-  readonly each: readonly Readonly<Record<string, number>>[]
+  /** The adapter of each source; null for a whole model. */
+  readonly adapters: readonly {
+    readonly deltas: AdapterDeltas | null
+    readonly path: string
+    readonly model: string
+  }[]
+  readonly parameters: Parameters
+  readonly each: readonly Parameters[]
 }
 
 /** Finds and checks everything that a tensor needs, before anything is written. */
@@ -120,6 +126,11 @@ function jobOf(planned: PlannedMerge, { method, settings }: Recipe, inputs: Inpu
     planned,
     base,
     sources,
+    adapters: merged.map(({ source, name }) => {
+      const { files, adapter } = inputs.get(source.model)
+      const path = name.replace(/\.weight$/, '')
+      return { deltas: files ? null : adapter, path, model: source.model }
+    }),
     parameters: resolveParameters(
       method,
       'merge',
@@ -140,11 +151,22 @@ function jobOf(planned: PlannedMerge, { method, settings }: Recipe, inputs: Inpu
 }
 
 async function mergeTensor(
-  { planned, base, sources, parameters, each }: Job,
-  { method }: Recipe,
+  job: Job,
+  recipe: Recipe,
   { device, seed, signal }: { device: Device; seed: number; signal?: AbortSignal },
   writer: ShardWriter,
 ): Promise<void> {
+  const { planned, base } = job
+  const { method } = recipe
+  const merged = method.lowRank ? await mergeFactors(job, recipe, device) : null
+  // What was merged as factors is one adapter from here on.
+  const { sources, parameters, each } = method.lowRank
+    ? {
+        sources: [{ files: base!.files, adapter: merged, name: base!.name }],
+        parameters: { lambda: 1, normalize: 0 },
+        each: [{ weight: 1 }],
+      }
+    : job
   const tensor = taskTensor({
     device,
     name: planned.name,
@@ -157,112 +179,43 @@ async function mergeTensor(
     chunkElements,
     signal,
   })
-  const rule = await method.composition(tensor)
-  for await (const chunk of tensor.chunks()) {
-    const out = new Float32Array(chunk.base.length)
-    await rule(chunk, out)
-    await writer.write(planned.name, out)
+  try {
+    const rule = await method.composition(tensor)
+    for await (const chunk of tensor.chunks()) {
+      const out = new Float32Array(chunk.base.length)
+      await rule(chunk, out)
+      await writer.write(planned.name, out)
+    }
+  } finally {
+    merged?.dispose()
   }
+}
+
+/** What a low-rank composition makes of the adapters that update a tensor; null where none does. */
+async function mergeFactors(
+  { adapters, each, parameters }: Job,
+  { method, methodName }: Recipe,
+  device: Device,
+): Promise<MergedDeltas | null> {
+  const factors: LowRank[] = []
+  const own: Parameters[] = []
+  for (const [i, { deltas, path, model }] of adapters.entries()) {
+    if (!deltas)
+      throw new ConfigError(
+        `${methodName} merges adapters, and ${model} is a whole model or the base`,
+        { details: { key: 'models', received: model } },
+      )
+    const found = await deltas.factors(path)
+    if (!found) continue
+    factors.push(found)
+    own.push(each[i])
+  }
+  if (factors.length === 0) return null
+  return new MergedDeltas(device, await method.lowRank!(factors, parameters, own))
 }
 
 function isWriteError(error: unknown): boolean {
   return 'bytesNeeded' in ((error as { details?: object } | null)?.details ?? {})
-}
-
-/** The folders of a recipe, each opened once. */
-class Inputs {
-  readonly #device: Device
-  readonly #opened = new Map<string, { files: ModelFiles | null; adapter: AdapterDeltas | null }>()
-
-  constructor(device: Device) {
-    this.#device = device
-  }
-
-  get models(): ModelFiles[] {
-    return [...this.#opened.values()].flatMap(({ files }) => files ?? [])
-  }
-
-  get folders(): string[] {
-    const adapters = [...this.#opened.values()].flatMap(({ adapter }) => adapter?.folder ?? [])
-    return [...this.models.map(({ folder }) => folder), ...adapters]
-  }
-
-  get(reference: string) {
-    return this.#opened.get(reference)!
-  }
-
-  async openAll(slices: readonly RecipeSlice[]): Promise<void> {
-    for (const { base } of slices) if (base !== null) await this.#openModel(base)
-    for (const { base, sources } of slices)
-      for (const { model } of sources) {
-        if (this.#opened.has(model)) continue
-        const [folder, adapter] = await splitReference(model)
-        if (folder === null && base === null)
-          throw new ConfigError(`${model} is an adapter, so base_model must be given`, {
-            details: { key: 'base_model' },
-          })
-        if (folder !== null) await this.#openModel(folder, model)
-        if (adapter === null) continue
-        const files = folder === null ? null : this.get(model).files
-        const config = (files ?? this.get(base!).files!).config
-        this.#opened.set(model, {
-          files,
-          adapter: await AdapterDeltas.open(this.#device, config, adapter),
-        })
-      }
-    requireOneBase([...this.#opened.values()].flatMap(({ adapter }) => adapter ?? []))
-  }
-
-  async #openModel(folder: string, reference = folder): Promise<void> {
-    const same = this.models.find((one) => one.folder === folder)
-    if (!this.#opened.has(reference))
-      this.#opened.set(reference, { files: same ?? (await ModelFiles.open(folder)), adapter: null })
-  }
-
-  async close(): Promise<void> {
-    for (const { files, adapter } of this.#opened.values()) {
-      adapter?.dispose()
-      await files?.close()
-    }
-  }
-}
-
-/** MODEL, ADAPTER or MODEL+ADAPTER as the two folders. */
-async function splitReference(reference: string): Promise<[string | null, string | null]> {
-  const has = async (folder: string, name: string) =>
-    (await stat(join(folder, name)).catch(() => null)) !== null
-  if (await has(reference, 'adapter_config.json'))
-    return (await has(reference, 'config.json')) ? [reference, null] : [null, reference]
-  const plus = reference.indexOf('+')
-  if (plus < 1 || (await has(reference, 'config.json'))) return [reference, null]
-  return [reference.slice(0, plus), reference.slice(plus + 1)]
-}
-
-/** Tensors are compared one by one; this says first what would make every one of them differ. */
-function requireOneShape(models: readonly ModelFiles[]): DecoderConfig {
-  const [first, ...others] = models
-  const keys = ['modelType', 'numLayers', 'hiddenSize', 'vocabSize', 'tieWordEmbeddings'] as const
-  for (const { folder, config } of others)
-    for (const key of keys)
-      if (config[key] !== first.config[key])
-        throw new ConfigError(
-          `${folder} has ${key} ${config[key]} and ${first.folder} has ${first.config[key]}: only models of one shape can be merged`,
-          { details: { path: folder, key, received: config[key], allowed: first.config[key] } },
-        )
-  return first.config
-}
-
-/** mergekit's linear would merge an unlisted base as well; adapters need one that is not merged. */
-function requireBaseAmongModels({ method, methodName, slices }: Recipe, inputs: Inputs): void {
-  if (!method.mergesBase) return
-  for (const { base, sources } of slices)
-    if (base !== null && !sources.some(({ model }) => model === base))
-      for (const { model } of sources)
-        if (inputs.get(model).files)
-          throw new ConfigError(
-            `${methodName} merges whole models, and base_model ${base} is not among them: list it with its weight, or leave it out`,
-            { details: { key: 'base_model', received: base } },
-          )
 }
 
 /** config.json's object for as many layers as the slices have. */

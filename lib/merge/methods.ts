@@ -1,5 +1,7 @@
-import type { Composition } from './composition.js'
+import type { Composition, Parameters } from './composition.js'
+import { knots } from './knots.js'
 import { linear } from './linear.js'
+import { concatenate, type LowRank, truncate } from './low-rank.js'
 import { largest, withoutOutliers } from './magnitude.js'
 import { modelStock } from './model-stock.js'
 import { passthrough } from './passthrough.js'
@@ -18,8 +20,18 @@ export interface ParameterSpec {
   readonly default?: number
 }
 
+/** Merges the factors of adapters into factors; one that leaves the layer alone is not among them. */
+export type LowRankComposition = (
+  factors: readonly LowRank[],
+  parameters: Parameters,
+  each: readonly Parameters[],
+) => LowRank | Promise<LowRank>
+
 export interface Method {
+  /** Of task vectors; what a low-rank composition makes of adapters goes through it as one more. */
   readonly composition: Composition
+  /** Where it is given, only adapters can be merged. */
+  readonly lowRank?: LowRankComposition
   readonly parameters: Readonly<Record<string, ParameterSpec>>
   /** required: `base_model` must be there; optional: adapters need one all the same. */
   readonly base: 'required' | 'optional'
@@ -73,7 +85,9 @@ const breadcrumbs = { ...density, gamma: share(0.01) }
 const della = { ...density, epsilon: number('model', { min: 0, max: 0.5, default: 0.15 }) }
 const electSigns = true
 
-/** By mergekit's names; magnitude_prune is PEFT's, chat_vector that of Huang et al. 2024. */
+const weightsOf = (each: readonly Parameters[]) => each.map(({ weight }) => weight)
+
+/** By mergekit's names; magnitude_prune, cat and svd are PEFT's, chat_vector that of Huang et al. 2024. */
 export const methods: Readonly<Record<string, Method>> = {
   linear: {
     composition: linear,
@@ -135,6 +149,35 @@ export const methods: Readonly<Record<string, Method>> = {
     parameters: { t: number('merge', { min: 0, max: 1 }) },
     base: 'required',
     models: [1, 2],
+  },
+  // Exact for adapters: the update of each, side by side.
+  cat: {
+    composition: taskArithmetic(),
+    lowRank: (factors, _, each) => concatenate(factors, weightsOf(each)),
+    parameters: { weight },
+    base: 'required',
+    models: [1, 64],
+  },
+  svd: {
+    composition: taskArithmetic(),
+    lowRank: (factors, { rank }, each) =>
+      truncate(concatenate(factors, weightsOf(each)), rank).factors,
+    parameters: { weight, rank: number('merge', { min: 1, max: 4096 }) },
+    base: 'required',
+    models: [1, 64],
+  },
+  knots: {
+    composition: taskArithmetic(),
+    lowRank: knots,
+    parameters: {
+      weight,
+      ...density,
+      lambda: number('merge', { default: 1 }),
+      normalize: flag(true),
+      rescale: flag(false),
+    },
+    base: 'required',
+    models: [1, 64],
   },
   model_stock: {
     composition: modelStock,

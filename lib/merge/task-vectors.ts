@@ -2,14 +2,18 @@ import { createHash } from 'node:crypto'
 import type { Device } from '../device.js'
 import { random } from '../ops/random.js'
 import { Tensor } from '../tensor.js'
-import type { AdapterDeltas } from './adapter-deltas.js'
 import type { Chunk, Parameters, TaskTensor } from './composition.js'
 import type { ModelFiles } from './model-files.js'
+
+/** Rows of a low-rank ΔW; null where it leaves the layer alone. */
+export interface DeltaRows {
+  rows(path: string, begin: number, end: number): Promise<Float32Array | null>
+}
 
 /** One model of a merge at one tensor: whole weights, an adapter, or both. */
 export interface TaskSource {
   readonly files: ModelFiles | null
-  readonly adapter: AdapterDeltas | null
+  readonly adapter: DeltaRows | null
   /** The tensor's name there. */
   readonly name: string
 }
