@@ -43,9 +43,8 @@ export class AdapterDeltas {
     return new AdapterDeltas(folder, typeof name === 'string' ? name : null, adapter)
   }
 
-  /** Names of the linear layers that it updates, without `.weight`. */
-  get paths(): readonly string[] {
-    return [...this.#modules.keys()]
+  updates(path: string): boolean {
+    return this.#modules.has(path)
   }
 
   /** Rows begin … end of s · B A, in float32; null if the adapter leaves the layer alone. */
@@ -89,6 +88,10 @@ export class MergedDeltas {
   constructor(device: Device, { a, b, rank }: LowRank) {
     this.#a = Tensor.from(device, Float32Array.from(a), [rank, a.length / rank])
     this.#b = Tensor.from(device, Float32Array.from(b), [b.length / rank, rank])
+  }
+
+  updates(): boolean {
+    return true
   }
 
   rows(_path: string, begin: number, end: number): Promise<Float32Array> {

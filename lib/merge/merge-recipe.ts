@@ -3,7 +3,7 @@ import { ConfigError } from '../errors.js'
 import type { DecoderConfig } from '../models/index.js'
 import { publishFolder } from '../output-folder.js'
 import { type AdapterDeltas, MergedDeltas } from './adapter-deltas.js'
-import type { Parameters } from './composition.js'
+import type { Parameters, RowRule } from './composition.js'
 import type { LowRank } from './low-rank.js'
 import { Inputs, requireBaseAmongModels, requireOneShape } from './inputs.js'
 import { type PlannedMerge, planMerge } from './plan.js'
@@ -11,7 +11,7 @@ import type { Recipe } from './recipe.js'
 import { modelDType, requireModelOutput, writeCompanions } from './save-model.js'
 import { resolveParameters } from './settings.js'
 import { bytesPerElement, ShardWriter, shardBytes } from './shard-writer.js'
-import { type TaskSource, taskTensor } from './task-vectors.js'
+import { isUntouched, pathOf, type TaskSource, taskTensor } from './task-vectors.js'
 
 export interface MergeRecipeOptions extends DeviceOptions {
   /** Checked, by parseRecipe. Its folders are relative to the working directory. */
@@ -128,7 +128,7 @@ function jobOf(planned: PlannedMerge, { method, settings }: Recipe, inputs: Inpu
     sources,
     adapters: merged.map(({ source, name }) => {
       const { files, adapter } = inputs.get(source.model)
-      const path = name.replace(/\.weight$/, '')
+      const path = pathOf(name)
       return { deltas: files ? null : adapter, path, model: source.model }
     }),
     parameters: resolveParameters(
@@ -180,7 +180,9 @@ async function mergeTensor(
     signal,
   })
   try {
-    const rule = await method.composition(tensor)
+    // Every method that keeps the base keeps it as it is where no model has anything new.
+    const isCopy = !method.mergesBase && sources.every((source) => isUntouched(source, base!))
+    const rule = isCopy ? keepBase : await method.composition(tensor)
     for await (const chunk of tensor.chunks()) {
       const out = new Float32Array(chunk.base.length)
       await rule(chunk, out)
@@ -189,6 +191,10 @@ async function mergeTensor(
   } finally {
     merged?.dispose()
   }
+}
+
+const keepBase: RowRule = ({ base }, out) => {
+  out.set(base)
 }
 
 /** What a low-rank composition makes of the adapters that update a tensor; null where none does. */

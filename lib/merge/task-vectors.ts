@@ -7,6 +7,7 @@ import type { ModelFiles } from './model-files.js'
 
 /** Rows of a low-rank ΔW; null where it leaves the layer alone. */
 export interface DeltaRows {
+  updates(path: string): boolean
   rows(path: string, begin: number, end: number): Promise<Float32Array | null>
 }
 
@@ -34,6 +35,16 @@ export interface TaskTensorOptions {
 
 // Elements that share a Philox subsequence. Part of the results: never to be changed.
 const blockElements = 1 << 16
+
+/** Whether a source has nothing at this tensor that the base has not. */
+export function isUntouched({ files, adapter, name }: TaskSource, base: TaskSource): boolean {
+  return files === base.files && name === base.name && !adapter?.updates(pathOf(name))
+}
+
+/** The module of a weight. */
+export function pathOf(name: string): string {
+  return name.replace(/\.weight$/, '')
+}
 
 /** A tensor whose task vectors are read from files and multiplied out as they are asked for. */
 export function taskTensor(options: TaskTensorOptions): TaskTensor {
@@ -69,7 +80,7 @@ async function readChunk(
   const deltas = await Promise.all(
     sources.map(async ({ files, adapter, name }) => {
       const isBase = files === (base?.files ?? null) && (files === null || name === base!.name)
-      const update = await adapter?.rows(name.replace(/\.weight$/, ''), rowBegin, rowEnd)
+      const update = await adapter?.rows(pathOf(name), rowBegin, rowEnd)
       const delta = update ?? new Float32Array(end - begin)
       if (isBase || !files) return delta
       const own = await files.read(name, begin, end)
