@@ -6,8 +6,8 @@ import type { Weight } from '../weight.js'
 
 const oversampling = 8
 const mostIterations = 200
-// Of the largest singular value: where float32 products stop improving.
-const converged = 1e-6
+// One minus the cosine of the angle that a vector still moves by: 1e-5, where float32 products stop improving.
+const converged = 1e-10
 
 /** The largest `count` singular values of W with their vectors, by subspace iteration from a fixed start. */
 export async function singularTriplets(
@@ -18,7 +18,7 @@ export async function singularTriplets(
   const most = Math.min(rows, columns)
   const width = Math.min(most, count + oversampling)
   let v = orthonormalize(Array.from({ length: width }, (_, k) => startVector(columns, k)))
-  let s: number[] = new Array<number>(width).fill(0)
+  let s: number[] = []
   let u: Float64Array[] = []
   for (let iteration = 0; iteration < mostIterations; iteration++) {
     // W V = U B with B small; its own singular values are those of W in the subspace.
@@ -26,9 +26,12 @@ export async function singularTriplets(
     const basis = orthonormalize(image)
     const back = await times(weight, basis, 'nn')
     const next = rotate(basis, back)
-    const change = Math.max(...next.s.slice(0, count).map((value, i) => Math.abs(value - s[i])))
+    // Values settle with the square of the angles, so the angles are what is watched.
+    const change = Math.max(
+      ...next.v.slice(0, count).map((vector, i) => 1 - Math.abs(dot(vector, v[i]))),
+    )
     ;({ u, s, v } = next)
-    if (change <= converged * Math.max(s[0], Number.MIN_VALUE) || width === most) break
+    if (change <= converged || width === most) break
   }
   return { u: padded(u, count, rows), s: padNumbers(s, count), v: padded(v, count, columns) }
 }

@@ -120,7 +120,9 @@ def saved_name(key: str) -> str:
     return key.replace(".default.", ".")
 
 
-def train(model, spec: dict, batches: list) -> tuple[list, dict[str, torch.Tensor]]:
+def train(
+    model, spec: dict, batches: list, loss_sum=loss_sum, make_optimizer=make_optimizer
+) -> tuple[list, dict[str, torch.Tensor]]:
     """The record of every step, and the first step's gradients before clipping."""
     adamw = make_optimizer(model, spec)
     rates = [group["lr"] for group in adamw.param_groups]
