@@ -1,9 +1,19 @@
 import { Command, Option } from 'commander'
 import { ConfigError } from '../errors.js'
-import { mergeModel, mergeRecipe, type ModelDType, parseRecipe } from '../merge/index.js'
+import { loadAdapter } from '../adapters/peft.js'
+import {
+  mergeAdapters,
+  mergeModel,
+  mergeRecipe,
+  mergeReport,
+  type ModelDType,
+  parseRecipe,
+  type Recipe,
+  sideBySideAdapter,
+} from '../merge/index.js'
 import { readYaml } from './config-file.js'
 import { Interrupt } from './interrupt.js'
-import { addDeviceOptions, type DeviceFlags, wholeNumber } from './options.js'
+import { addDeviceOptions, type DeviceFlags, repeated, wholeNumber } from './options.js'
 import { Progress } from './progress.js'
 
 interface MergeFlags extends DeviceFlags {
@@ -12,6 +22,8 @@ interface MergeFlags extends DeviceFlags {
   readonly output: string
   readonly dtype?: ModelDType
   readonly seed?: number
+  readonly as: 'model' | 'adapter'
+  readonly prompt: readonly string[]
 }
 
 export function mergeCommand(): Command {
@@ -33,39 +45,35 @@ export function mergeCommand(): Command {
       ]),
     )
     .option('--seed <n>', "of a recipe's random drops; default 0", wholeNumber(0))
+    .addOption(
+      new Option(
+        '--as <what>',
+        'what to write; adapters merged by linear, task_arithmetic, cat, svd or knots can be one',
+      )
+        .choices(['model', 'adapter'])
+        .default('model'),
+    )
+    .option(
+      '--prompt <text>',
+      'compare the logits of model and adapters side by side with those of the merged model; may be repeated',
+      repeated,
+      [],
+    )
   return addDeviceOptions(command).action(run)
 }
 
-async function run(recipe: string | undefined, flags: MergeFlags): Promise<void> {
-  checkFlags(recipe, flags)
-  const progress = new Progress(recipe === undefined ? 'module' : 'tensor')
+async function run(file: string | undefined, flags: MergeFlags): Promise<void> {
+  checkFlags(file, flags)
+  const progress = new Progress(file === undefined ? 'module' : 'tensor')
   const interrupt = new Interrupt(() => undefined)
   const { signal } = interrupt
   try {
-    if (recipe === undefined)
-      await mergeModel({
-        ...flags,
-        model: flags.model!,
-        adapter: flags.adapter!,
-        signal,
-        onProgress: (what, done, total) => {
-          if (what === 'merged') progress.update(done, total)
-        },
-      })
+    if (file === undefined) await mergeFolders(flags, progress, signal)
     else {
-      const checked = parseRecipe(await readYaml(recipe), recipe)
-      for (const message of checked.messages) progress.message(message)
-      await mergeRecipe({
-        ...flags,
-        recipe: checked,
-        signal,
-        onProgress: (done, total) => {
-          progress.update(done, total)
-        },
-      })
+      const recipe = parseRecipe(await readYaml(file), file)
+      for (const message of recipe.messages) progress.message(message)
+      await mergeByRecipe(recipe, flags, progress, signal)
     }
-    progress.stop()
-    console.log(`merged model written to ${flags.output}`)
   } catch (error) {
     progress.stop()
     if (interrupt.exitCode === null) throw error
@@ -75,6 +83,77 @@ async function run(recipe: string | undefined, flags: MergeFlags): Promise<void>
   }
 }
 
+async function mergeFolders(
+  flags: MergeFlags,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<void> {
+  const model = flags.model!
+  const folder = flags.adapter!
+  await mergeModel({
+    ...flags,
+    model,
+    adapter: folder,
+    signal,
+    onProgress: (what, done, total) => {
+      if (what === 'merged') progress.update(done, total)
+    },
+  })
+  progress.stop()
+  console.log(`merged model written to ${flags.output}`)
+  await report(flags, model, (device, config) => loadAdapter(device, config, folder), signal)
+}
+
+async function mergeByRecipe(
+  recipe: Recipe,
+  flags: MergeFlags,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<void> {
+  if (flags.as === 'adapter') {
+    const { lostEnergy } = await mergeAdapters({ ...flags, recipe, signal })
+    console.log(`merged adapter written to ${flags.output}`)
+    if (lostEnergy !== null) console.log(`lost energy ${lostEnergy.toExponential(3)}`)
+    return
+  }
+  await mergeRecipe({
+    ...flags,
+    recipe,
+    signal,
+    onProgress: (done, total) => {
+      progress.update(done, total)
+    },
+  })
+  progress.stop()
+  console.log(`merged model written to ${flags.output}`)
+  const { base } = recipe.slices[0]
+  if (flags.prompt.length === 0) return
+  try {
+    if (base === null) throw new ConfigError('there is no base_model')
+    await report(flags, base, (device, config) => sideBySideAdapter(recipe, device, config), signal)
+  } catch (error) {
+    // The model is written; this was only a look at it.
+    if (!(error instanceof ConfigError)) throw error
+    progress.message(`nothing to compare the merged model with: ${error.message}`)
+  }
+}
+
+async function report(
+  flags: MergeFlags,
+  model: string,
+  adapter: Parameters<typeof mergeReport>[0]['adapter'],
+  signal: AbortSignal,
+): Promise<void> {
+  if (flags.prompt.length === 0) return
+  const { prompt: prompts, output: merged } = flags
+  for (const row of await mergeReport({ ...flags, model, adapter, merged, prompts, signal }))
+    console.log(
+      `${JSON.stringify(row.prompt)}: ${row.tokens} tokens, logits differ by ${row.largestDifference.toExponential(2)} ` +
+        `of ${row.largestLogit.toPrecision(3)}, divergence ${row.divergence.toExponential(2)}, ` +
+        `same next token at ${row.agreement}`,
+    )
+}
+
 function checkFlags(recipe: string | undefined, flags: MergeFlags): void {
   const wrong = (message: string, key: string): never => {
     throw new ConfigError(message, { details: { key } })
@@ -82,6 +161,9 @@ function checkFlags(recipe: string | undefined, flags: MergeFlags): void {
   for (const name of ['model', 'adapter'] as const)
     if (recipe === undefined && flags[name] === undefined)
       wrong(`--${name} must be given, or a recipe in place of --model and --adapter`, `--${name}`)
+  if (recipe === undefined && flags.as === 'adapter') wrong('--as adapter needs a recipe', '--as')
+  if (flags.as === 'adapter' && flags.prompt.length > 0)
+    wrong('--prompt compares a merged model, so it does not go with --as adapter', '--prompt')
   for (const name of ['model', 'adapter', 'dtype'] as const)
     if (recipe !== undefined && flags[name] !== undefined)
       wrong(`--${name} and a recipe exclude each other: the recipe has its own`, `--${name}`)

@@ -1,5 +1,7 @@
 export * from './merge.js'
 export * from './merge-model.js'
 export { mergeRecipe, type MergeRecipeOptions } from './merge-recipe.js'
+export { mergeAdapters, type MergeAdaptersOptions, sideBySideAdapter } from './merge-adapters.js'
+export { mergeReport, type MergeReportOptions, type MergeReportRow } from './report.js'
 export { parseRecipe, type Recipe } from './recipe.js'
 export { saveModel, type ModelDType, type SaveModelOptions } from './save-model.js'

@@ -2,16 +2,15 @@ import { Device, type DeviceOptions } from '../device.js'
 import { ConfigError } from '../errors.js'
 import type { DecoderConfig } from '../models/index.js'
 import { publishFolder } from '../output-folder.js'
-import { type AdapterDeltas, MergedDeltas } from './adapter-deltas.js'
-import type { Parameters, RowRule } from './composition.js'
-import type { LowRank } from './low-rank.js'
+import { MergedDeltas } from './adapter-deltas.js'
+import type { RowRule } from './composition.js'
 import { Inputs, requireBaseAmongModels, requireOneShape } from './inputs.js'
+import { type Job, jobOf, mergeFactors } from './jobs.js'
 import { type PlannedMerge, planMerge } from './plan.js'
 import type { Recipe } from './recipe.js'
 import { modelDType, requireModelOutput, writeCompanions } from './save-model.js'
-import { resolveParameters } from './settings.js'
 import { bytesPerElement, ShardWriter, shardBytes } from './shard-writer.js'
-import { isUntouched, pathOf, type TaskSource, taskTensor } from './task-vectors.js'
+import { isUntouched, taskTensor } from './task-vectors.js'
 
 export interface MergeRecipeOptions extends DeviceOptions {
   /** Checked, by parseRecipe. Its folders are relative to the working directory. */
@@ -92,64 +91,6 @@ export async function mergeRecipe(options: MergeRecipeOptions): Promise<void> {
   }
 }
 
-interface Job {
-  readonly planned: PlannedMerge
-  readonly base: TaskSource | null
-  readonly sources: readonly TaskSource[]
-  /** The adapter of each source; null for a whole model. */
-  readonly adapters: readonly {
-    readonly deltas: AdapterDeltas | null
-    readonly path: string
-    readonly model: string
-  }[]
-  readonly parameters: Parameters
-  readonly each: readonly Parameters[]
-}
-
-/** Finds and checks everything that a tensor needs, before anything is written. */
-function jobOf(planned: PlannedMerge, { method, settings }: Recipe, inputs: Inputs): Job {
-  const { slice, shape, depth } = planned
-  const base: TaskSource | null =
-    slice.base === null
-      ? null
-      : { files: inputs.get(slice.base).files, adapter: null, name: planned.baseName }
-  const merged = slice.sources
-    .map((source, i) => ({ source, name: planned.sourceNames[i] }))
-    .filter(({ source }) => method.mergesBase || source.model !== slice.base)
-  const sources = merged.map(({ source, name }): TaskSource => {
-    const { files, adapter } = inputs.get(source.model)
-    return { files: files ?? base!.files, adapter, name }
-  })
-  for (const { files, name } of base ? [base, ...sources] : sources) files!.check(name, shape)
-  const position = (name: string) => ({ name, depth })
-  return {
-    planned,
-    base,
-    sources,
-    adapters: merged.map(({ source, name }) => {
-      const { files, adapter } = inputs.get(source.model)
-      const path = pathOf(name)
-      return { deltas: files ? null : adapter, path, model: source.model }
-    }),
-    parameters: resolveParameters(
-      method,
-      'merge',
-      [slice.settings, settings],
-      position(planned.name),
-      '',
-    ),
-    each: merged.map(({ source, name }) =>
-      resolveParameters(
-        method,
-        'model',
-        [source.settings, slice.settings, settings],
-        position(name),
-        source.model,
-      ),
-    ),
-  }
-}
-
 async function mergeTensor(
   job: Job,
   recipe: Recipe,
@@ -158,7 +99,8 @@ async function mergeTensor(
 ): Promise<void> {
   const { planned, base } = job
   const { method } = recipe
-  const merged = method.lowRank ? await mergeFactors(job, recipe, device) : null
+  const factors = method.lowRank ? await mergeFactors(job, recipe) : null
+  const merged = factors && new MergedDeltas(device, factors)
   // What was merged as factors is one adapter from here on.
   const { sources, parameters, each } = method.lowRank
     ? {
@@ -195,29 +137,6 @@ async function mergeTensor(
 
 const keepBase: RowRule = ({ base }, out) => {
   out.set(base)
-}
-
-/** What a low-rank composition makes of the adapters that update a tensor; null where none does. */
-async function mergeFactors(
-  { adapters, each, parameters }: Job,
-  { method, methodName }: Recipe,
-  device: Device,
-): Promise<MergedDeltas | null> {
-  const factors: LowRank[] = []
-  const own: Parameters[] = []
-  for (const [i, { deltas, path, model }] of adapters.entries()) {
-    if (!deltas)
-      throw new ConfigError(
-        `${methodName} merges adapters, and ${model} is a whole model or the base`,
-        { details: { key: 'models', received: model } },
-      )
-    const found = await deltas.factors(path)
-    if (!found) continue
-    factors.push(found)
-    own.push(each[i])
-  }
-  if (factors.length === 0) return null
-  return new MergedDeltas(device, await method.lowRank!(factors, parameters, own))
 }
 
 function isWriteError(error: unknown): boolean {

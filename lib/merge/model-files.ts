@@ -85,6 +85,11 @@ export class ModelFiles {
       })
   }
 
+  /** @throws FormatError if there is no such tensor */
+  shapeOf(name: string): readonly number[] {
+    return this.#place(name).entry.shape
+  }
+
   /**
    * Elements begin … end of a tensor in C order, as float32.
    *

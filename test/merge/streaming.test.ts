@@ -185,7 +185,7 @@ describe('merge of a recipe', function () {
           models: [{ model: golden('chemistry') }],
           parameters: { weight: 1 },
         }),
-      /cat merges adapters, and .*chemistry/,
+      /cat merges adapters here, and .*chemistry/,
     ],
     [
       'a base that mergekit would merge as well',
