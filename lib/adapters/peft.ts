@@ -24,7 +24,8 @@ import {
  * An adapter's folder. What PEFT can express is PEFT's: adapter_config.json and adapter_model.safetensors. A mixture has
  * two files of its own, mixture_config.json and mixture_model.safetensors.
  */
-interface FolderFormat {
+export interface FolderFormat {
+  readonly format: 'peft' | 'mixture'
   readonly config: string
   readonly tensors: string
   /** Before the names of the tensors. */
@@ -32,11 +33,13 @@ interface FolderFormat {
 }
 
 const peftFormat: FolderFormat = {
+  format: 'peft',
   config: 'adapter_config.json',
   tensors: 'adapter_model.safetensors',
   prefix: 'base_model.model.',
 }
 const mixtureFormat: FolderFormat = {
+  format: 'mixture',
   config: 'mixture_config.json',
   tensors: 'mixture_model.safetensors',
   prefix: '',
@@ -104,15 +107,10 @@ export async function loadAdapter(
   overrides: TrainingOverrides = {},
 ): Promise<Adapter> {
   const names = await nodeFileSystem.list(folder).catch((): string[] => [])
-  const format = names.includes(mixtureFormat.config) ? mixtureFormat : peftFormat
-  if (format === mixtureFormat && names.includes(peftFormat.config))
-    throw new FormatError(
-      `${folder} holds ${peftFormat.config} and ${mixtureFormat.config}: an adapter is one of the two`,
-      { details: { path: folder } },
-    )
+  const format = folderFormat(folder, names)
   const paths = [...linearLayers(config)].map(({ path }) => path)
   const configFile = join(folder, format.config)
-  const parse = format === peftFormat ? parsePeftConfig : parseMixtureConfig
+  const parse = format.format === 'peft' ? parsePeftConfig : parseMixtureConfig
   const declaration = parse(await readJsonFile(configFile, configCap), configFile, paths, overrides)
   refusePickle(folder, names)
   using file = await SafetensorsFile.open(join(folder, format.tensors))
@@ -125,6 +123,17 @@ export async function loadAdapter(
     adapter.dispose()
     throw error
   }
+}
+
+/** Which of the two formats a folder with these files is in; PEFT's if it has neither. @throws FormatError for both */
+export function folderFormat(folder: string, names: readonly string[]): FolderFormat {
+  if (!names.includes(mixtureFormat.config)) return peftFormat
+  if (names.includes(peftFormat.config))
+    throw new FormatError(
+      `${folder} holds ${peftFormat.config} and ${mixtureFormat.config}: an adapter is one of the two`,
+      { details: { path: folder } },
+    )
+  return mixtureFormat
 }
 
 /** How a folder that is there already is replaced. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command } from 'commander'
 import { version } from '../version.js'
+import { describeCommand } from './describe.js'
 import { doctorCommand } from './doctor.js'
 import { evaluateCommand } from './evaluate.js'
 import { generateCommand } from './generate.js'
@@ -8,7 +9,14 @@ import { mergeCommand } from './merge.js'
 import { describeError, exitCodeOf } from './report.js'
 import { trainCommand } from './train.js'
 
-const commands = [trainCommand, evaluateCommand, generateCommand, mergeCommand, doctorCommand]
+const commands = [
+  trainCommand,
+  evaluateCommand,
+  generateCommand,
+  mergeCommand,
+  describeCommand,
+  doctorCommand,
+]
 
 async function main(): Promise<void> {
   const program = new Command('polylora')

@@ -1,0 +1,72 @@
+import { Command } from 'commander'
+import { join } from 'node:path'
+import { type AdapterDescription, describeAdapter } from '../adapters/describe.js'
+import { FormatError } from '../errors.js'
+import { nodeFileSystem } from '../file-system.js'
+import { readJsonFile } from '../json-file.js'
+import { formatBytes } from './progress.js'
+
+const runCap = 16 << 20
+
+export function describeCommand(): Command {
+  return new Command('describe')
+    .summary('say what an adapter, a mixture or a run is')
+    .description(
+      'Say what a folder holds: the kind of adapter, its modules, ranks and experts, how many parameters it trains, its ' +
+        'size and its base; of a run also how far it has come. No model is loaded.',
+    )
+    .argument('<folder>', 'an adapter, a mixture or a run')
+    .option('--json', 'as one JSON object')
+    .action(async (folder: string, { json }: { json?: boolean }) => {
+      const names = await nodeFileSystem.list(folder).catch((cause: unknown) => {
+        throw new FormatError(`${folder} cannot be read: ${(cause as Error).message}`, {
+          cause,
+          details: { path: folder },
+        })
+      })
+      if (names.includes('run.json')) await describeRun(folder, names, json ?? false)
+      else show(await describeAdapter(folder), json ?? false)
+    })
+}
+
+function show(description: AdapterDescription, json: boolean): void {
+  console.log(json ? JSON.stringify(description, null, 2) : adapterLines(description).join('\n'))
+}
+
+function adapterLines(description: AdapterDescription): string[] {
+  const { kind, about, base, modules, trainableParameters, parameterFormula, size } = description
+  const byShape = new Map<string, number>()
+  for (const { path, rank, inFeatures, outFeatures } of modules) {
+    const name = path.slice(path.lastIndexOf('.') + 1)
+    const key = `${name}: rank ${rank}, ${inFeatures} to ${outFeatures}`
+    byShape.set(key, (byShape.get(key) ?? 0) + 1)
+  }
+  return [
+    `${kind}: ${about}`,
+    `base: ${base ?? 'not stated'}`,
+    `scaling: alpha / ${description.rsLora ? 'sqrt(rank)' : 'rank'}; dropout ${description.dropout}`,
+    `modules: ${modules.length}`,
+    ...Array.from(byShape, ([key, count]) => `  ${count} × ${key}`),
+    `trainable parameters: ${trainableParameters} (${parameterFormula} a module)`,
+    `size: ${formatBytes(size)} in ${description.format === 'peft' ? "PEFT's format" : 'the mixture format'}`,
+  ]
+}
+
+async function describeRun(folder: string, names: readonly string[], json: boolean): Promise<void> {
+  const run = (await readJsonFile(join(folder, 'run.json'), runCap)) as Record<string, unknown>
+  const steps = names
+    .flatMap((name) => /^step-(\d{1,15})$/.exec(name)?.[1] ?? [])
+    .map(Number)
+    .sort((a, b) => a - b)
+  const adapter = names.includes('adapter') ? await describeAdapter(join(folder, 'adapter')) : null
+  const finished = adapter !== null || names.includes('model')
+  if (json) {
+    console.log(JSON.stringify({ folder, run, checkpoints: steps, finished, adapter }, null, 2))
+    return
+  }
+  const method = run.method as { kind?: unknown } | undefined
+  console.log(`run: ${String(method?.kind ?? 'unknown')} on ${String(run.model ?? 'unknown')}`)
+  console.log(`checkpoints: ${steps.length > 0 ? steps.join(', ') : 'none'}`)
+  console.log(finished ? 'result: written' : 'result: none yet')
+  if (adapter) for (const line of adapterLines(adapter)) console.log(`  ${line}`)
+}
