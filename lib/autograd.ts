@@ -15,6 +15,16 @@ export interface Rule {
    * the tape does not track the input). A returned tensor may be one of the gradients passed in.
    */
   backward(gradients: readonly (Tensor | null)[], tape: Tape): (Tensor | null)[]
+  /** Makes the first output again from what is saved, bit for bit, where that costs little: then its readers save none. */
+  remake?(): Tensor
+}
+
+/** A tensor that a rule reads again. */
+export interface Recalled {
+  /** What the rule has to save for it. */
+  readonly saved: readonly Tensor[]
+  /** The tensor, or its like; call it within the rule's `backward`. */
+  get(): Tensor
 }
 
 /**
@@ -25,7 +35,10 @@ export interface Rule {
  */
 export class Tape {
   #rules: Rule[] = []
+  /** By handle alone: what nobody saves does not stay in memory. */
   readonly #tracked = new Set<Tensor>()
+  readonly #inputs: Tensor[] = []
+  readonly #remakers = new Map<Tensor, Rule>()
   readonly #gradients = new Map<Tensor, Tensor>()
 
   /** Whether a gradient must flow into this tensor. */
@@ -35,13 +48,24 @@ export class Tape {
 
   /** Starts tracking an input that no rule of this tape made. */
   track(tensor: Tensor): void {
-    this.#tracked.add(tensor.retain())
+    this.#tracked.add(tensor)
+    this.#inputs.push(tensor.retain())
   }
 
   record(rule: Rule): void {
     for (const tensor of rule.saved) tensor.retain()
-    for (const tensor of rule.outputs) this.track(tensor)
+    for (const tensor of rule.outputs) this.#tracked.add(tensor)
+    if (rule.remake) this.#remakers.set(rule.outputs[0], rule)
     this.#rules.push(rule)
+  }
+
+  /** For a rule about to be recorded that reads `tensor` again in its backward pass. */
+  recall(tensor: Tensor): Recalled {
+    const maker = this.#remakers.get(tensor)
+    // The maker comes later in the backward pass, so it still has what it saved.
+    return maker
+      ? { saved: [], get: () => maker.remake!() }
+      : { saved: [tensor], get: () => tensor }
   }
 
   /** Adds to the gradient of a tensor; the tape becomes an owner of `gradient`. Call it within a scope. */
@@ -89,7 +113,7 @@ export class Tape {
     this.#rules = []
     for (const gradient of this.#gradients.values()) gradient.release()
     this.#gradients.clear()
-    for (const tensor of this.#tracked) tensor.release()
+    for (const tensor of this.#inputs.splice(0)) tensor.release()
     this.#tracked.clear()
   }
 
@@ -99,7 +123,10 @@ export class Tape {
 
   #forget(rule: Rule): void {
     for (const tensor of rule.saved) tensor.release()
-    for (const output of rule.outputs) if (this.#tracked.delete(output)) output.release()
+    for (const output of rule.outputs) {
+      this.#tracked.delete(output)
+      this.#remakers.delete(output)
+    }
   }
 }
 

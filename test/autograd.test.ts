@@ -305,6 +305,49 @@ forEachDevice('Tape', (context) => {
     assert.equal(used(), start)
   })
 
+  it('keeps no output that no rule saves, and makes again what is cheap', async () => {
+    const { device } = context
+    const bytes = 4 * 60_000
+    const used = () => device.info.memoryUsed
+    const outer = new Scope()
+    const tape = new Tape()
+    const pass: Pass = { device, tape, dropout: null }
+    const input = Tensor.from(
+      device,
+      Float32Array.from({ length: 60_000 }, (_, i) => Math.sin(i)),
+      [1, 60_000],
+    )
+    tape.track(input)
+    const start = used()
+    let expected = Promise.resolve(new Float32Array())
+    let again = Promise.resolve(new Float32Array())
+    scope(() => {
+      const made = swiglu(pass, input, input)
+      expected = made.readFloats()
+      const { saved, get } = tape.recall(made)
+      assert.deepEqual(saved, [])
+      const y = Tensor.zeros(device, [1])
+      tape.record({
+        inputs: [made],
+        outputs: [y],
+        saved,
+        backward() {
+          again = get().readFloats()
+          return [null]
+        },
+      })
+      // What no rule makes can only be kept.
+      assert.deepEqual(tape.recall(input).saved, [input])
+      tape.accumulate(y, y)
+    })
+    assert.ok(used() - start < bytes / 2, `${used() - start} bytes are kept`)
+    tape.backward()
+    tape.dispose()
+    outer.end()
+    assert.deepEqual(await again, await expected)
+    assert.ok((await expected).some((value) => value > 0.5))
+  })
+
   it('frees everything where a rule throws, and where backward never ran', () => {
     const { device } = context
     const start = device.info.memoryUsed

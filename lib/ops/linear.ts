@@ -73,20 +73,25 @@ export function linear(
   )
   const tracks = tape.tracks(x) || (residual !== null && tape.tracks(residual))
   if (!trainsLowRank && !trainsBase && !tracks) return outputs
+  const reads = trainsBase || pieces.some(({ path }) => path)
+  const recalled = reads ? tape.recall(x) : null
   tape.record({
     inputs: residual ? [x, residual] : [x],
     outputs,
-    saved: [x, ...pieces.flatMap(savedOf)],
+    saved: [...(recalled?.saved ?? []), ...pieces.flatMap(savedOf)],
     backward(gradients, tape) {
       const before = beforeScale(pieces, gradients)
-      for (const { path, begin, end } of pieces)
-        path?.backward(
-          rowsOf(x, begin, end),
-          before.map((dz) => dz && rowsOf(dz, begin, end)),
-        )
-      gradients.forEach((dy, i) => {
-        if (dy) backwardBase(x, dy, before[i]!, linears[i])
-      })
+      if (recalled) {
+        const input = recalled.get()
+        for (const { path, begin, end } of pieces)
+          path?.backward(
+            rowsOf(input, begin, end),
+            before.map((dz) => dz && rowsOf(dz, begin, end)),
+          )
+        gradients.forEach((dy, i) => {
+          if (dy) backwardBase(input, dy, before[i]!, linears[i])
+        })
+      }
       const dx = tape.tracks(x) ? dataGradient(x, pieces, before, linears, tape) : null
       return residual ? [dx, gradients[0] ?? null] : [dx]
     },

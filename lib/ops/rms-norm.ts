@@ -14,21 +14,26 @@ export function rmsNorm(pass: Pass, x: Tensor, weight: Parameter, epsilon: numbe
   const [numTokens, width] = x.shape as [number, number]
   const headDim = weight.value.shape[0]
   const heads = [numTokens, width / headDim, headDim]
-  const y = Tensor.empty(device, x.shape)
   const records = tape !== null && (tape.tracks(x) || weight.gradient !== null)
   const rstd = records ? Tensor.empty(device, heads.slice(0, 2)) : null
-  device.run('rms_norm', {
-    x: x.view(heads).native,
-    weight: weight.value.native,
-    epsilon,
-    y: y.view(heads).native,
-    rstd: rstd?.native,
-  })
+  const forward = (rstd: Tensor | null) => {
+    const y = Tensor.empty(device, x.shape)
+    device.run('rms_norm', {
+      x: x.view(heads).native,
+      weight: weight.value.native,
+      epsilon,
+      y: y.view(heads).native,
+      rstd: rstd?.native,
+    })
+    return y
+  }
+  const y = forward(rstd)
   if (rstd === null) return y
   tape!.record({
     inputs: [x],
     outputs: [y],
     saved: [x, rstd],
+    remake: () => forward(null),
     backward([dy], tape) {
       if (!dy) return [null]
       const dx = Tensor.empty(device, x.shape)

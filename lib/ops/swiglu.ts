@@ -9,13 +9,18 @@ import type { Pass } from './pass.js'
  */
 export function swiglu(pass: Pass, gate: Tensor, up: Tensor): Tensor {
   const { device, tape } = pass
-  const y = Tensor.empty(device, gate.shape)
-  device.run('swiglu', { gate: gate.native, up: up.native, y: y.native })
+  const forward = () => {
+    const y = Tensor.empty(device, gate.shape)
+    device.run('swiglu', { gate: gate.native, up: up.native, y: y.native })
+    return y
+  }
+  const y = forward()
   if (tape !== null && (tape.tracks(gate) || tape.tracks(up)))
     tape.record({
       inputs: [gate, up],
       outputs: [y],
       saved: [gate, up],
+      remake: forward,
       backward([dy]) {
         if (!dy) return [null, null]
         const dGate = Tensor.empty(device, gate.shape)
