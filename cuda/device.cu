@@ -409,9 +409,12 @@ void Device::look_for_failure() {
   const char* operation = found.operation >= 0 && found.operation < PL_OPERATION_COUNT
                               ? kNames[found.operation]
                               : "an operation";
+  const auto number = [](int64_t value) { return static_cast<long long>(value); };
+  if (found.kind == int32_t(FailureKind::least))
+    return fail(make_status(PL_DEVICE, "%s: %.31s is %lld, must be at least %lld", operation,
+                            found.name, number(found.value), number(found.limit)));
   fail(make_status(PL_DEVICE, "%s: %.31s[%lld] is %lld, allowed are 0 to %lld", operation,
-                   found.name, static_cast<long long>(found.at),
-                   static_cast<long long>(found.value), static_cast<long long>(found.limit - 1)));
+                   found.name, number(found.at), number(found.value), number(found.limit - 1)));
 }
 
 void Device::complete() {

@@ -12,7 +12,7 @@
 
 namespace polylora::cuda {
 
-enum class FailureKind : int32_t { none = 0, index = 1, value = 2 };
+enum class FailureKind : int32_t { none = 0, index = 1, least = 2 };
 
 // In memory that the host and the device both see.
 struct Failure {
@@ -24,15 +24,26 @@ struct Failure {
 
 #if defined(__CUDACC__) || defined(POLYLORA_CUDA_EMULATED)
 
-// "<operation>: <name>[at] is value, allowed are 0 to limit - 1"
-__device__ inline void report_index(Failure* failure, pl_operation operation, const char* name,
-                                    int64_t at, int64_t value, int64_t limit) {
-  if (atomicCAS(&failure->kind, 0, int32_t(FailureKind::index)) != 0) return;
+__device__ inline void report(Failure* failure, FailureKind kind, pl_operation operation,
+                              const char* name, int64_t at, int64_t value, int64_t limit) {
+  if (atomicCAS(&failure->kind, 0, int32_t(kind)) != 0) return;
   failure->operation = operation;
   for (int i = 0; i < 31 && name[i]; ++i) failure->name[i] = name[i];
   failure->at = at;
   failure->value = value;
   failure->limit = limit;
+}
+
+// "<operation>: <name>[at] is value, allowed are 0 to limit - 1"
+__device__ inline void report_index(Failure* failure, pl_operation operation, const char* name,
+                                    int64_t at, int64_t value, int64_t limit) {
+  report(failure, FailureKind::index, operation, name, at, value, limit);
+}
+
+// "<operation>: <name> is value, must be at least `least`"
+__device__ inline void report_least(Failure* failure, pl_operation operation, const char* name,
+                                    int64_t value, int64_t least) {
+  report(failure, FailureKind::least, operation, name, 0, value, least);
 }
 
 #endif
