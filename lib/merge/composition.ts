@@ -31,6 +31,8 @@ export interface Chunk {
   readonly begin: number
   readonly base: Float32Array
   readonly deltas: readonly Float32Array[]
+  /** The diagonal of each model's Fisher information, where the recipe names it; else empty. */
+  readonly information: readonly Float32Array[]
 }
 
 /** Fills `out` with the merged rows of a chunk. Chunks come in order, from the first row to the last. */

@@ -5,3 +5,8 @@ export { mergeAdapters, type MergeAdaptersOptions, sideBySideAdapter } from './m
 export { mergeReport, type MergeReportOptions, type MergeReportRow } from './report.js'
 export { parseRecipe, type Recipe } from './recipe.js'
 export { saveModel, type ModelDType, type SaveModelOptions } from './save-model.js'
+export { type FoundWeights, searchWeights, type WeightSearchOptions } from './lorahub.js'
+export { type ParetoPoint, type ParetoSearchOptions, searchPareto } from './nsga2.js'
+export { ensembleLogits, type GridSearchOptions, searchGrid } from './emorl.js'
+export { regMean } from './regmean.js'
+export { WeightedAdapters } from './weighted-adapters.js'

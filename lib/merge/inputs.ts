@@ -32,7 +32,8 @@ export class Inputs {
   async openAll(slices: readonly RecipeSlice[]): Promise<void> {
     for (const { base } of slices) if (base !== null) await this.#openModel(base)
     for (const { base, sources } of slices)
-      for (const { model } of sources) {
+      for (const { model, fisher } of sources) {
+        if (fisher !== undefined) await this.#openModel(fisher)
         if (this.#opened.has(model)) continue
         const [folder, adapter] = await splitReference(model)
         if (folder === null && base === null)

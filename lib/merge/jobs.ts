@@ -35,7 +35,9 @@ export function jobOf(planned: PlannedMerge, { method, settings }: Recipe, input
     .filter(({ source }) => method.mergesBase || source.model !== slice.base)
   const sources = merged.map(({ source, name }): TaskSource => {
     const { files, adapter } = inputs.get(source.model)
-    return { files: files ?? base!.files, adapter, name }
+    const information = source.fisher === undefined ? null : inputs.get(source.fisher).files
+    information?.check(name, shape)
+    return { files: files ?? base!.files, adapter, name, information }
   })
   for (const { files, name } of base ? [base, ...sources] : sources) files!.check(name, shape)
   const position = (name: string) => ({ name, depth })

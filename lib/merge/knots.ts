@@ -1,5 +1,5 @@
 import type { Parameters, TaskTensor } from './composition.js'
-import { gram, type LowRank, multiply, singularForm } from './low-rank.js'
+import { gram, type LowRank, multiply, singularForm, stack } from './low-rank.js'
 import { largest } from './magnitude.js'
 import { taskArithmetic } from './task-arithmetic.js'
 
@@ -13,18 +13,15 @@ export async function knots(
   parameters: Parameters,
   each: readonly Parameters[],
 ): Promise<LowRank> {
-  const size = factors.reduce((sum, { rank }) => sum + rank, 0)
-  const rows = factors[0].b.length / factors[0].rank
+  const { rank: size, b } = stack(factors)
   const columns = factors[0].a.length / factors[0].rank
-  const b = new Float64Array(rows * size)
+  // The models' columns are apart, so [A_1 … A_n] on its diagonal has a block for each.
   const blocks = new Float64Array(size * size)
   let begin = 0
-  for (const { rank, a, b: own } of factors) {
+  for (const { rank, a } of factors) {
     const product = gram(a, rank)
     for (let i = 0; i < rank; i++)
       blocks.set(product.subarray(i * rank, (i + 1) * rank), (begin + i) * size + begin)
-    for (let row = 0; row < rows; row++)
-      b.set(own.subarray(row * rank, (row + 1) * rank), row * size + begin)
     begin += rank
   }
   const { left, mix, singular } = singularForm(b, blocks)
@@ -47,7 +44,7 @@ async function mergeRight(
   parameters: Parameters,
   each: readonly Parameters[],
 ): Promise<Float64Array> {
-  const chunk = { begin: 0, base: new Float32Array(rows * columns), deltas }
+  const chunk = { begin: 0, base: new Float32Array(rows * columns), deltas, information: [] }
   const tensor: TaskTensor = {
     name: '',
     rows,

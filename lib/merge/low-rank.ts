@@ -25,17 +25,22 @@ export function concatenate(factors: readonly LowRank[], weights: readonly numbe
     if (!shared) groups.push(target)
     for (let k = 0; k < b.length; k++) target.b[k] += weights[i] * b[k]
   })
-  const rank = groups.reduce((sum, group) => sum + group.rank, 0)
-  const columns = groups[0].a.length / groups[0].rank
-  const rows = groups[0].b.length / groups[0].rank
+  return stack(groups)
+}
+
+/** Factors side by side: B = [B_1 … B_n], and A likewise by rows, each its own even where they are equal. */
+export function stack(factors: readonly LowRank[]): LowRank {
+  const rank = factors.reduce((sum, one) => sum + one.rank, 0)
+  const columns = factors[0].a.length / factors[0].rank
+  const rows = factors[0].b.length / factors[0].rank
   const a = new Float64Array(rank * columns)
   const b = new Float64Array(rows * rank)
   let begin = 0
-  for (const group of groups) {
-    a.set(group.a, begin * columns)
+  for (const one of factors) {
+    a.set(one.a, begin * columns)
     for (let row = 0; row < rows; row++)
-      b.set(group.b.subarray(row * group.rank, (row + 1) * group.rank), row * rank + begin)
-    begin += group.rank
+      b.set(one.b.subarray(row * one.rank, (row + 1) * one.rank), row * rank + begin)
+    begin += one.rank
   }
   return { rank, a, b }
 }

@@ -1,4 +1,5 @@
 import type { Composition, Parameters } from './composition.js'
+import { fisher } from './fisher.js'
 import { knots } from './knots.js'
 import { linear } from './linear.js'
 import { concatenate, type LowRank, truncate } from './low-rank.js'
@@ -37,6 +38,8 @@ export interface Method {
   readonly base: 'required' | 'optional'
   /** Models beside the base. */
   readonly models: readonly [min: number, max: number]
+  /** Every model names its Fisher information. */
+  readonly needsFisher?: boolean
   /** The base counts as one of the models where the recipe lists it among them. */
   readonly mergesBase?: boolean
 }
@@ -178,6 +181,13 @@ export const methods: Readonly<Record<string, Method>> = {
     },
     base: 'required',
     models: [1, 64],
+  },
+  fisher: {
+    composition: fisher,
+    parameters: { weight: number('model', { min: 0, default: 1 }) },
+    base: 'required',
+    models: [1, 64],
+    needsFisher: true,
   },
   model_stock: {
     composition: modelStock,

@@ -11,7 +11,12 @@ const conditional = z.strictObject({ filter: z.string().nullish(), value: values
 const parameters = z.record(z.string(), z.union([values, conditional, z.array(conditional).min(1)]))
 const path = z.string().min(1)
 
-const model = z.strictObject({ model: path, parameters: parameters.nullish() })
+// fisher is ours: a folder in the form of the model, with the diagonal of its Fisher information in place of weights.
+const model = z.strictObject({
+  model: path,
+  parameters: parameters.nullish(),
+  fisher: path.nullish(),
+})
 const layerNumber = z.int().min(0).max(4096)
 const source = model.extend({ layer_range: z.tuple([layerNumber, layerNumber]) })
 const slice = z.strictObject({
@@ -43,6 +48,8 @@ export interface RecipeSource {
   /** A model folder, an adapter folder, or MODEL+ADAPTER. */
   readonly model: string
   readonly settings?: Settings
+  /** The folder of its Fisher information. */
+  readonly fisher?: string
   /** First layer and the one after the last; absent: all. */
   readonly layers?: readonly [number, number]
 }
@@ -128,7 +135,11 @@ export function parseRecipe(value: unknown, file = 'recipe'): Recipe {
 }
 
 function sourceOf(one: z.output<typeof model>): RecipeSource {
-  return { model: one.model, settings: one.parameters ?? undefined }
+  return {
+    model: one.model,
+    settings: one.parameters ?? undefined,
+    fisher: one.fisher ?? undefined,
+  }
 }
 
 function checkModels(
@@ -148,6 +159,12 @@ function checkModels(
         `${method.mergesBase ? '' : ' beside the base'}, not ${others}`,
       `${where}models`,
     )
+  for (const { model, fisher } of sources)
+    if ((fisher !== undefined) !== (method.needsFisher === true) && model !== base)
+      fail(
+        `${name} ${method.needsFisher ? 'needs' : 'does not take'} fisher for ${model}: the folder of its Fisher information`,
+        `${where}fisher`,
+      )
   const lengths = sources.map(({ layers }) => (layers ? layers[1] - layers[0] : 0))
   if (sources.some(({ layers }) => layers) && !(lengths[0] > 0))
     fail(`${where}sources.0.layer_range must hold at least one layer`, `${where}layer_range`)

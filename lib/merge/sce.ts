@@ -15,7 +15,12 @@ export const sce: Composition = async (tensor) => {
   ) => {
     if (bound === null) return deltas
     const variances = varianceOf(deltas)
-    const kept = keep(variances, { begin, base: variances, deltas }) as Float32Array
+    const kept = keep(variances, {
+      begin,
+      base: variances,
+      deltas,
+      information: [],
+    }) as Float32Array
     return deltas.map((delta) => delta.map((value, i) => (kept[i] > 0 ? value : 0)))
   }
   const selector = () => select(bound ?? everything, beyondAll)

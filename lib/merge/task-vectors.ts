@@ -15,6 +15,8 @@ export interface DeltaRows {
 export interface TaskSource {
   readonly files: ModelFiles | null
   readonly adapter: DeltaRows | null
+  /** Its Fisher information, in the form of a model. */
+  readonly information?: ModelFiles | null
   /** The tensor's name there. */
   readonly name: string
 }
@@ -88,7 +90,10 @@ async function readChunk(
       return delta
     }),
   )
-  return { begin, base: baseRows, deltas }
+  const information = await Promise.all(
+    sources.flatMap((one) => one.information?.read(one.name, begin, end) ?? []),
+  )
+  return { begin, base: baseRows, deltas, information }
 }
 
 /** Subsequences are the digest of model and tensor, and the block within it: where a chunk begins makes no difference. */

@@ -262,6 +262,25 @@ describe('compositions', () => {
       assertClose(await merged('sce', small), expected, tolerance)
     })
 
+  it('fisher weighs every element by its information', async () => {
+    const one = randomCase(16, shape, {}, each())
+    const positive = { ...one, each: [{ weight: 1 }, { weight: 0.5 }, { weight: 2 }] }
+    const expected = Array.from(one.base, (base, i) => {
+      const importance = one.information.map((f, m) => positive.each[m].weight * f[i])
+      const total = importance.reduce((a, b) => a + b)
+      return base + one.deltas.reduce((sum, d, m) => sum + (importance[m] * d[i]) / total, 0)
+    })
+    assertClose(await merged('fisher', positive), expected, tolerance)
+    // Where nothing is known the models count by their weights.
+    const unknown = { ...positive, information: one.deltas.map(() => new Float32Array(65)) }
+    const mean = Array.from(
+      one.base,
+      (base, i) =>
+        base + one.deltas.reduce((s, d, m) => s + positive.each[m].weight * d[i], 0) / 3.5,
+    )
+    assertClose(await merged('fisher', unknown), mean, tolerance)
+  })
+
   it('passthrough scales one model', async () => {
     const one = randomCase(15, shape, {}, [{ scale: 0.5 }])
     const expected = Array.from(one.base, (base, i) => 0.5 * (base + one.deltas[0][i]))

@@ -18,7 +18,7 @@ describe('recipe', () => {
     [
       'an unknown key of a model',
       { ...valid, models: [{ model: 'a', wieght: 1 }] },
-      /models\.0\.wieght is not a known key.*model, parameters/,
+      /models\.0\.wieght is not a known key.*model, parameters, fisher/,
     ],
     [
       'a parameter of another method',
@@ -70,6 +70,16 @@ describe('recipe', () => {
         slices: [{ sources: [{ model: 'a', layer_range: [2, 2] }] }],
       },
       /at least one layer/,
+    ],
+    [
+      'fisher without its information',
+      { merge_method: 'fisher', base_model: 'base', models: [{ model: 'a' }] },
+      /fisher needs fisher for a/,
+    ],
+    [
+      'information that nothing reads',
+      { ...valid, models: [{ ...valid.models[0], fisher: 'f' }] },
+      /ties does not take fisher for a/,
     ],
     ['a list', [], /recipe: the recipe/],
     ['nothing', null, /recipe: the recipe/],

@@ -1,16 +1,20 @@
 import assert from 'node:assert/strict'
 import { Adapter } from '../../lib/adapters/adapter.js'
 import { lora } from '../../lib/adapters/declaration.js'
+import { loadAdapter } from '../../lib/adapters/peft.js'
 import { Device } from '../../lib/device.js'
 import { ArgumentError } from '../../lib/errors.js'
 import { ensembleLogits, searchGrid } from '../../lib/merge/emorl.js'
 import { searchWeights } from '../../lib/merge/lorahub.js'
 import { searchPareto } from '../../lib/merge/nsga2.js'
+import { WeightedAdapters } from '../../lib/merge/weighted-adapters.js'
 import { scope } from '../../lib/scope.js'
 import { vector } from '../../lib/tensor.js'
 import { assertClose } from '../compare.js'
-import { goldenModel, openDecoder } from '../decoder-logits.js'
+import { goldenModel, logitsOf, openDecoder } from '../decoder-logits.js'
 import { Random } from '../random.js'
+import { temporaryFolder } from '../temporary-folder.js'
+import { randomAdapter } from './adapter-folders.js'
 
 describe('searches for weights', () => {
   let device: Device
@@ -175,6 +179,49 @@ describe('ensemble of hidden states', () => {
       assertClose(await run([...adapters, null], weights), expected, 1e-5)
       assert.throws(() => void run([null], []), ArgumentError)
       for (const adapter of adapters) adapter.dispose()
+    } finally {
+      await device.close()
+    }
+  })
+})
+
+describe('weighted adapters', () => {
+  const at = temporaryFolder()
+
+  it('are the sum of the adapters, for every choice of weights', async () => {
+    const device = Device.open('cpu', { threads: 1 })
+    try {
+      const folder = goldenModel('qwen2')
+      using model = await openDecoder(device, folder)
+      await randomAdapter(device, folder, at('a'), 1, { rank: 2, targets: ['q_proj', 'up_proj'] })
+      await randomAdapter(device, folder, at('b'), 2, {
+        rank: 3,
+        rsLora: true,
+        targets: ['up_proj', 'down_proj', 'v_proj'],
+      })
+      const sequences = { tokens: Int32Array.of(3, 1, 4, 1, 5), cuSeqlens: Int32Array.of(0, 5) }
+      const both = await WeightedAdapters.open(device, model.config, [at('a'), at('b')])
+      const only = async (name: string) => {
+        const adapter = await loadAdapter(device, model.config, at(name))
+        const result = await logitsOf(model.decoder, adapter, sequences)
+        adapter.dispose()
+        return result
+      }
+      for (const [weights, expected] of [
+        [[1, 0], await only('a')],
+        [[0, 1], await only('b')],
+        [[0, 0], await logitsOf(model.decoder, null, sequences)],
+      ] as const) {
+        both.setWeights(weights)
+        assertClose(await logitsOf(model.decoder, both.adapter, sequences), expected, 1e-5)
+      }
+      assert.throws(() => {
+        both.setWeights([1])
+      }, ArgumentError)
+      assert.throws(() => {
+        both.setWeights([1, NaN])
+      }, ArgumentError)
+      both.dispose()
     } finally {
       await device.close()
     }

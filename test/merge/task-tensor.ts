@@ -8,6 +8,7 @@ export interface Case {
   readonly columns: number
   readonly base: Float32Array
   readonly deltas: readonly Float32Array[]
+  readonly information: readonly Float32Array[]
   readonly parameters: Parameters
   readonly each: readonly Parameters[]
   /** [model][element] */
@@ -32,6 +33,7 @@ export function randomCase(
       for (let i = m; i < size; i += 7) delta[i] = 0
       return delta
     }),
+    information: each.map(() => random.normal(size).map((value) => value ** 2)),
     parameters,
     each,
     draws: each.map(() => Float32Array.from({ length: size }, () => random.next())),
@@ -60,11 +62,16 @@ export async function merged(name: string, one: Case, rowsAtOnce = 2): Promise<F
   return result
 }
 
-function chunkOf({ rows, columns, base, deltas }: Case, row: number, rowsAtOnce: number): Chunk {
+function chunkOf(
+  { rows, columns, base, deltas, information }: Case,
+  row: number,
+  rowsAtOnce: number,
+): Chunk {
   const [begin, end] = [row * columns, Math.min(rows, row + rowsAtOnce) * columns]
   return {
     begin,
     base: base.slice(begin, end),
     deltas: deltas.map((delta) => delta.slice(begin, end)),
+    information: information.map((one) => one.slice(begin, end)),
   }
 }
