@@ -259,7 +259,7 @@ export async function bootstrap({ build = true } = {}) {
 }
 
 /** Builds targets of CMakeLists.txt beside the addon; false where there is no cmake. */
-async function buildTargets(what, targets) {
+export async function buildTargets(what, targets) {
   if (lastToolchain()?.builder !== 'cmake') return false
   await withLock(join(root, '.polylora.lock'), (lock) =>
     runOrFail(
