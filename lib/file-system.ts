@@ -10,9 +10,11 @@ import {
   realpath,
   rename,
   rm,
+  stat,
   statfs,
   writeFile,
 } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { loadNative } from './native.js'
 
 /** What an entry of a folder is; symbolic links are `other`. */
@@ -72,7 +74,19 @@ const cannotLink = ['EPERM', 'ENOSYS', 'EOPNOTSUPP', 'ENOTSUP', 'EMLINK', 'EXDEV
 /** The real one. */
 export const nodeFileSystem: FileSystem = {
   async makeFolder(path) {
-    await mkdir(path, { recursive: true })
+    // Not with `recursive`, which says that the folder does not exist whatever the reason is that it was not made.
+    try {
+      await mkdir(path)
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      if (code === 'EEXIST' && (await stat(path)).isDirectory()) return
+      if (code !== 'ENOENT' || dirname(path) === path) throw error
+      await nodeFileSystem.makeFolder(dirname(path))
+      await mkdir(path).catch((again: NodeJS.ErrnoException) => {
+        // Somebody else was faster.
+        if (again.code !== 'EEXIST') throw again
+      })
+    }
   },
   async inspect(path) {
     try {
@@ -140,6 +154,12 @@ export const nodeFileSystem: FileSystem = {
     const lock = native.lockFile(path)
     return lock && (() => native.unlockFile(lock))
   },
+}
+
+/** The errno name of a failure of Node's file system or of the addon's; null if it has none. */
+export function systemError(error: unknown): unknown {
+  const { code, details } = (error ?? {}) as { code?: unknown; details?: { error?: unknown } }
+  return details?.error ?? code ?? null
 }
 
 /** What a user can do about an error of the file system with this code, as an imperative. */

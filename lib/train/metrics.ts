@@ -113,9 +113,14 @@ export class MetricsFile {
     }
   }
 
+  /** @throws CheckpointError */
   async close(): Promise<void> {
     await this.#last
-    await this.#file.close()
+    try {
+      await this.#file.close()
+    } catch (cause) {
+      throw failure(this.path, 'written', cause)
+    }
   }
 }
 

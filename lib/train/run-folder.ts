@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { CheckpointError, ConfigError, isPolyloraError } from '../errors.js'
-import { type FileSystem, nodeFileSystem, whatToDo } from '../file-system.js'
+import { type FileSystem, nodeFileSystem, systemError, whatToDo } from '../file-system.js'
 import {
   requireOutside,
   restoreReplaced,
@@ -102,7 +102,7 @@ export class RunFolder {
       unlock?.()
       if (cause instanceof ConfigError || cause instanceof CheckpointError) throw cause
       const reason = cause instanceof Error ? cause.message : String(cause)
-      const error = (cause as { code?: unknown } | null)?.code ?? null
+      const error = systemError(cause)
       throw new CheckpointError(
         `${path} cannot be used as a run folder: ${reason}; ${whatToDo(error)}`,
         { cause, details: { path, error } },
@@ -126,7 +126,7 @@ export class RunFolder {
       await this.fileSystem.sync(this.path)
     } catch (cause) {
       await this.fileSystem.remove(partial).catch(() => undefined)
-      const error = (cause as { code?: unknown }).code ?? null
+      const error = systemError(cause)
       throw new CheckpointError(
         `${path} could not be written: ${(cause as Error).message}; ${whatToDo(error)}`,
         { cause, details: { path, error } },

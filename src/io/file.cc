@@ -230,9 +230,10 @@ File lock_file(const std::string& path) {
   for (;;) {
     int descriptor;
     do {
-      descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
-      if (descriptor < 0 && errno == EISDIR)
-        descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      if (descriptor < 0 && (errno == ENOENT || errno == ENOTDIR))
+        descriptor =
+            ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0666);
     } while (descriptor < 0 && errno == EINTR);
     if (descriptor < 0) throw io_failure("opened", path, errno);
     File file(descriptor);
