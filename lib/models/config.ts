@@ -1,6 +1,5 @@
-import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { FormatError } from '../errors.js'
+import { readJsonFile } from '../json-file.js'
 import { ConfigFields } from './config-fields.js'
 import type { FamilyConfig } from './family.js'
 import { readLlamaConfig, readMistralConfig } from './llama.js'
@@ -92,25 +91,7 @@ const neutral: Readonly<Record<string, readonly unknown[]>> = {
 /** Reads and checks the config.json of a model folder. */
 export async function readConfig(folder: string): Promise<DecoderConfig> {
   const file = join(folder, 'config.json')
-  let text: string
-  try {
-    const { size } = await stat(file)
-    if (size > 1 << 20)
-      throw new FormatError(
-        `${file}: ${size} bytes is too large for a config.json, 1 MiB is allowed`,
-      )
-    text = await readFile(file, 'utf8')
-  } catch (cause) {
-    if (cause instanceof FormatError) throw cause
-    throw new FormatError(`${file}: cannot be read: ${(cause as Error).message}`, { cause })
-  }
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (cause) {
-    throw new FormatError(`${file}: is not JSON: ${(cause as Error).message}`, { cause })
-  }
-  return parseConfig(value, file)
+  return parseConfig(await readJsonFile(file, 1 << 20), file)
 }
 
 /** Checks a config object in Hugging Face's form; `file` is what errors call it. */

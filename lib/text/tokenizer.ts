@@ -131,6 +131,7 @@ export class Tokenizer {
               workerData: {
                 template: chatTemplate,
                 variables: { specialTokens, date },
+                folder,
               } satisfies TemplateWorkerData,
               heapLimitMb: heapLimitMb ?? 512,
               deadlineMs,

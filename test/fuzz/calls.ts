@@ -225,6 +225,7 @@ async function round(
     try {
       const call = () => loose[name](...args)
       const isAtEdge = !asynchronous.includes(name) && chance(random, 0.01)
+      world.mayHaveLost ||= isAtEdge
       const result = world.own(name, isAtEdge ? atEdgeOfStack(call) : call())
       if (result instanceof Promise) pending.add(world, name, result)
     } catch (error) {

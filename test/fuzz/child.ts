@@ -3,6 +3,7 @@
 import { readdirSync, writeSync } from 'node:fs'
 import { isMainThread } from 'node:worker_threads'
 import { Random } from '../random.js'
+import { closeDevice } from './file-kinds.js'
 import { allParts } from './parts.js'
 
 /** Seeds that differ for every part and round. */
@@ -35,6 +36,7 @@ async function main(): Promise<void> {
     })
     globalThis.gc?.()
     await new Promise((resolve) => setTimeout(resolve, 1))
+    await closeDevice()
     if (index === Number(first)) [files, tasks] = [openFiles(), threads()]
   }
   if (openFiles() > files) throw new Error(`${openFiles() - files} files were left open`)

@@ -459,6 +459,93 @@ const operations: Record<string, (m: Maker) => object> = {
       dW: m.f32(segments, r, r),
     }
   },
+  mixture: (m) => {
+    const { t, experts, s, p } = mixtureShapes(m)
+    return { s: m.f32(t, s), gate: m.f32(t, experts), p: m.f32(t, p) }
+  },
+  mixture_backward: (m) => {
+    const { t, experts, s, p } = mixtureShapes(m)
+    return {
+      g: m.f32(t, p),
+      s: m.f32(t, s),
+      gate: m.f32(t, experts),
+      rankScale: m.f32(s),
+      dGate: m.maybe(() => m.f32(t, experts)),
+      t: m.f32(t, s),
+    }
+  },
+  router: (m) => {
+    const { shape, how } = routing(m)
+    return {
+      logits: m.f32(...shape),
+      bias: m.maybe(() => m.f32(shape[1], shape[2])),
+      ...how,
+      gate: m.f32(...shape),
+    }
+  },
+  router_backward: (m) => {
+    const { shape, how } = routing(m)
+    const dGate = m.f32(...shape)
+    return {
+      dGate,
+      logits: m.f32(...shape),
+      gate: m.f32(...shape),
+      ...how,
+      balance: pick(m.random, [0, 1]),
+      variance: pick(m.random, [0, 1]),
+      z: pick(m.random, [0, 1]),
+      supervised: pick(m.random, [0, 1]),
+      lossScale: m.maybe(() => m.scalar(0.1)),
+      expertOfRow: m.maybe(() => m.i32(shape[2], shape[0])),
+      dLogits: m.either(dGate, shape),
+    }
+  },
+  router_statistics: (m) => {
+    const { shape, how } = routing(m)
+    const groups = m.size(1)
+    return {
+      logits: m.f32(...shape),
+      gate: m.f32(...shape),
+      ...how,
+      rowGroup: m.i32(groups, shape[0]),
+      expertOfRow: m.maybe(() => m.i32(shape[2], shape[0])),
+      statistics: m.f32(shape[1], groups, 3 * shape[2] + 4),
+    }
+  },
+  magnitude_scale: (m) => {
+    const [n, r] = [m.size(), m.size()]
+    return {
+      baseNorm: m.f32(n),
+      u: m.f32(n, r),
+      b: m.f32(n, r),
+      magnitude: m.f32(n),
+      norm: m.f32(n),
+      scale: m.f32(n),
+    }
+  },
+  scale_columns: (m) => {
+    const shape = [m.size(), m.size()]
+    const x = m.f32(...shape)
+    return {
+      x,
+      scale: m.f32(shape[1]),
+      bias: m.maybe(() => m.f32(shape[1])),
+      residual: m.maybe(() => m.f32(...shape)),
+      y: m.either(x, shape),
+    }
+  },
+  scale_columns_backward: (m) => {
+    const shape = [m.size(), m.size()]
+    const x = m.f32(...shape)
+    return {
+      dy: m.f32(...shape),
+      x,
+      scale: m.f32(shape[1]),
+      norm: m.f32(shape[1]),
+      dx: m.either(x, shape),
+      dMagnitude: m.maybe(() => m.f32(shape[1])),
+    }
+  },
   sample: (m) => {
     const [b, n] = [m.size(), m.size(1)]
     return {
@@ -566,6 +653,24 @@ const operations: Record<string, (m: Maker) => object> = {
       dMagnitude: m.maybe(() => m.f32(shape[1])),
     }
   },
+}
+
+/** Columns of s and p, where A or B may be shared. */
+function mixtureShapes(m: Maker): { t: number; experts: number; s: number; p: number } {
+  const [t, experts, rank] = [m.size(), m.size(1), m.size()]
+  const shares = pick(m.random, ['nothing', 'a', 'b'])
+  return {
+    t,
+    experts,
+    s: shares === 'a' ? rank : experts * rank,
+    p: shares === 'b' ? rank : experts * rank,
+  }
+}
+
+function routing(m: Maker): { shape: number[]; how: object } {
+  const shape = [m.size(), m.size(), m.size(1)]
+  const topK = 1 + m.random.integer(shape[2])
+  return { shape, how: { scale: 0.7, absolute: m.flag(), topK } }
 }
 
 /** [T, D] or [T, H, D] with something in a row. */

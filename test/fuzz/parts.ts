@@ -1,7 +1,9 @@
 import { callParts } from './calls.js'
+import { endingParts } from './endings.js'
+import { fileParts } from './files.js'
 import { operationParts } from './operations.js'
 import type { Part } from './part.js'
 
 export function allParts(): Part[] {
-  return [...callParts(), ...operationParts()]
+  return [...callParts(), ...operationParts(), ...endingParts(), ...fileParts()]
 }

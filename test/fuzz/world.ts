@@ -58,6 +58,8 @@ export class World {
   readonly #owned: [dispose: string, handle: unknown][] = []
   readonly handles: object[] = []
   file!: NativeFile
+  /** Whether a call ran out of stack, perhaps with a handle in its hands, which is left to the garbage collector. */
+  mayHaveLost = false
 
   private constructor(random: Random, folder: string) {
     this.random = random
@@ -211,6 +213,10 @@ export class World {
     native.injectAllocationFault(0)
     const devices = this.#owned.flatMap(([how, handle]) => (how === 'closeDevice' ? [handle] : []))
     for (const [how, handle] of this.#owned) if (how !== 'closeDevice') loose[how](handle)
+    if (this.mayHaveLost) {
+      globalThis.gc?.()
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
     const problems: string[] = []
     for (const device of devices as NativeDevice[]) {
       try {

@@ -1,0 +1,67 @@
+/** Processes and workers that end in mid-step: by terminate(), by exit(), by errors that nobody catches. */
+
+import { spawn } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import type { Part, Round } from './part.js'
+
+const child = fileURLToPath(new URL('./ending-child.mjs', import.meta.url))
+const model = fileURLToPath(new URL('../golden/models/qwen2-text/model', import.meta.url))
+
+interface Ending {
+  readonly name: string
+  /** How the process ends. */
+  readonly code: number
+  /** What it says on its way. */
+  readonly says: RegExp
+  /** Endings in one process. */
+  readonly times: number
+}
+
+const endings: readonly Ending[] = [
+  { name: 'terminate', code: 0, says: /^terminated \d+, and trained on\n$/, times: 10 },
+  { name: 'exit', code: 7, says: /^$/, times: 1 },
+  { name: 'throw', code: 1, says: /Error: nobody catches this/, times: 1 },
+  { name: 'reject', code: 1, says: /Error: nobody catches this/, times: 1 },
+  { name: 'exit in a worker', code: 0, says: /^the worker exited with 7\n$/, times: 1 },
+  { name: 'throw in a worker', code: 1, says: /Error: nobody catches this/, times: 1 },
+]
+
+async function round(
+  { name, code, says, times }: Ending,
+  { random, slowness, calls = times }: Round,
+): Promise<void> {
+  const delays = Array.from({ length: calls }, () => random.integer(60 * slowness))
+  const { ending, output } = await run([name, model, delays.join()], 60_000 * slowness)
+  if (ending !== String(code) || !says.test(output))
+    throw new Error(
+      `after ${delays.join()} ms: ended with ${ending} instead of ${code}, and said ${JSON.stringify(output.slice(-2000))}`,
+    )
+}
+
+function run(args: string[], deadlineMs: number): Promise<{ ending: string; output: string }> {
+  return new Promise((resolve, reject) => {
+    const running = spawn(process.execPath, [child, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      timeout: deadlineMs,
+      killSignal: 'SIGKILL',
+    })
+    let output = ''
+    for (const stream of [running.stdout, running.stderr])
+      stream.on('data', (chunk: Buffer) => {
+        output += chunk.toString()
+      })
+    running.on('error', reject)
+    running.on('close', (code, signal) => {
+      resolve({ ending: String(signal ?? code), output })
+    })
+  })
+}
+
+/** Every way as often as the issue of its round says; 50 endings of each of the first two. */
+export function endingParts(): Part[] {
+  return endings.map((ending) => ({
+    name: `end ${ending.name}`,
+    rounds: ending.name.includes('worker') || ending.code === 1 ? 10 : 50 / ending.times,
+    run: (context) => round(ending, context),
+  }))
+}
