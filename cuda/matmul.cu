@@ -112,6 +112,24 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
+// Whether the tensor cores take it: forward products whose weights are kept and multiplied in bf16.
+// Every operand is rounded then, those of the rank segments too.
+bool is_bf16_product(const pl_matmul_args& args) {
+  if (args.layout != PL_NT || args.segment_count > uint32_t(kMostSegments)) return false;
+  bool any = false;
+  for (uint32_t i = 0; i < args.segment_count; ++i) {
+    const pl_weight* const weight = args.segments[i].weight;
+    if (!weight) continue;
+    if (!is_bf16(*weight) || !weight->operand) return false;
+    any = true;
+  }
+  return any;
+}
+
+uint64_t rounded_bytes(int64_t rows, int64_t columns) {
+  return (uint64_t(rows) * uint64_t(bf16_pitch(columns)) * 2 + 255) / 256 * 256;
+}
+
 const float* floats_of(const pl_tensor& tensor) {
   return tensor.dtype == PL_NONE ? nullptr : static_cast<const float*>(tensor.data);
 }
@@ -142,7 +160,52 @@ void run_product(Stream& stream, const Product& product) {
   launch(stream, shape, kernel, product, column_tiles);
 }
 
+namespace {
+
+void run_bf16(Stream& stream, const pl_matmul_args& args) {
+  ProductBf16 product = {};
+  product.m = args.y.shape[0];
+  product.n = args.y.shape[1];
+  auto* scratch = static_cast<char*>(args.header.workspace);
+  const auto rounded = [&](const pl_tensor& from, int64_t rows, int64_t columns) {
+    auto* const to = reinterpret_cast<bf16*>(scratch);
+    scratch += rounded_bytes(rows, columns);
+    round_rows(stream, floats_of(from), from.strides[0], rows, columns, to);
+    return to;
+  };
+  for (uint32_t i = 0; i < args.segment_count; ++i) {
+    const pl_segment& from = args.segments[i];
+    SegmentBf16& segment = product.segments[product.segment_count++];
+    segment.k = from.x.shape[1];
+    segment.x = rounded(from.x, product.m, segment.k);
+    segment.x_stride = bf16_pitch(segment.k);
+    segment.w = from.weight ? from.weight->operand : rounded(from.w, product.n, segment.k);
+    segment.w_stride = from.weight ? from.weight->pitch : bf16_pitch(segment.k);
+  }
+  product.scale = floats_of(args.column_scale);
+  product.bias = floats_of(args.bias);
+  product.residual = floats_of(args.residual);
+  product.residual_stride = args.residual.strides[0];
+  product.y = static_cast<float*>(args.y.data);
+  product.y_stride = args.y.strides[0];
+  run_product_bf16(stream, product);
+}
+
+}  // namespace
+
+uint64_t workspace_matmul(const Stream&, const pl_matmul_args& args) {
+  if (!is_bf16_product(args)) return 0;
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < args.segment_count; ++i) {
+    const pl_segment& segment = args.segments[i];
+    bytes += rounded_bytes(args.y.shape[0], segment.x.shape[1]);
+    if (!segment.weight) bytes += rounded_bytes(args.y.shape[1], segment.x.shape[1]);
+  }
+  return bytes;
+}
+
 void run_matmul(Stream& stream, const pl_matmul_args& args) {
+  if (is_bf16_product(args)) return run_bf16(stream, args);
   if (args.segment_count > uint32_t(kMostSegments)) {
     stream.note(cudaErrorInvalidValue);
     return;

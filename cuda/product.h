@@ -2,6 +2,7 @@
 // goes to the kernel by value.
 #pragma once
 
+#include "cuda/numbers.h"
 #include "cuda/random.h"
 #include "cuda/stream.h"
 #include "kernels.h"
@@ -56,5 +57,27 @@ Dropout dropout_of(const pl_dropout& dropout);
 
 // In float32, whatever the operands' storage.
 void run_product(Stream& stream, const Product& product);
+
+// NT with bf16 operands, rows 16-byte aligned and zero up to the next multiple of 8 columns.
+struct SegmentBf16 {
+  const bf16 *x, *w;
+  int64_t x_stride, w_stride, k;
+};
+struct ProductBf16 {
+  int64_t m, n;
+  SegmentBf16 segments[kMostSegments];
+  int segment_count;
+  const float *scale, *bias, *residual;  // null if absent
+  int64_t residual_stride;
+  float* y;
+  int64_t y_stride;
+};
+static_assert(sizeof(ProductBf16) <= 4000, "a launch takes 4 KB of parameters");
+
+inline int64_t bf16_pitch(int64_t columns) { return (columns + 7) / 8 * 8; }
+// Makes such rows of floats: [rows][bf16_pitch(columns)].
+void round_rows(Stream& stream, const float* from, int64_t stride, int64_t rows, int64_t columns,
+                bf16* to);
+void run_product_bf16(Stream& stream, const ProductBf16& product);
 
 }  // namespace polylora::cuda
