@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { Device } from '../../lib/device.js'
 import { ConfigError } from '../../lib/errors.js'
 import {
@@ -11,14 +10,12 @@ import {
   sideBySideAdapter,
 } from '../../lib/merge/index.js'
 import { assertClose } from '../compare.js'
-import { readTensors } from '../decoder-logits.js'
+import { goldenModel, readTensors } from '../decoder-logits.js'
 import { goldenPath } from '../golden-files.js'
 import { temporaryFolder } from '../temporary-folder.js'
 import { product, randomAdapter } from './adapter-folders.js'
 
-const instruct = fileURLToPath(
-  new URL('../../examples/five-disciplines/models/instruct', import.meta.url),
-)
+const instruct = goldenModel('qwen2-text')
 const tiny = goldenPath('merging/models/base')
 
 describe('merged adapters', function () {
