@@ -23,7 +23,31 @@ export type { RouterReport, RoutingReport } from './train/routing.js'
 export { evaluate } from './evaluate/evaluate.js'
 export type { EvaluateOptions, EvaluationResult, RecordScore } from './evaluate/evaluate.js'
 export type { GenerateOptions, GeneratedText } from './generate/generate.js'
-export { mergeModel } from './merge/index.js'
+export {
+  ensembleLogits,
+  mergeAdapters,
+  mergeModel,
+  mergeRecipe,
+  mergeReport,
+  parseRecipe,
+  regMean,
+  searchGrid,
+  searchPareto,
+  searchWeights,
+  sideBySideAdapter,
+  WeightedAdapters,
+} from './merge/index.js'
+export type {
+  GridSearchOptions,
+  MergeAdaptersOptions,
+  MergeRecipeOptions,
+  MergeReportOptions,
+  MergeReportRow,
+  ParetoPoint,
+  ParetoSearchOptions,
+  Recipe,
+  WeightSearchOptions,
+} from './merge/index.js'
 export { doctor, type DeviceReport, type DoctorReport } from './doctor.js'
 export { Tokenizer } from './text/index.js'
 export type { ChatMessage } from './text/index.js'
