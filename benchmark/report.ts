@@ -57,7 +57,11 @@ export function report(record: BenchmarkRecord): string {
 /** What else the machine did. */
 function describe({ at, commit, loadBefore, loadAfter }: Circumstances, threads: number): string {
   const load = (values: readonly number[]) => values.map((value) => value.toFixed(2)).join(', ')
-  return `Commit ${commit}, ${at.slice(0, 16).replace('T', ' ')} UTC; load averages before ${load(loadBefore)} and after ${load(loadAfter)} on ${threads} processors.`
+  const isShared = Math.max(...loadBefore.slice(0, 2), loadAfter[0]) > 1.5 * threads
+  const shared = isShared
+    ? ' Other programs had a large part of the processors: times are longer than on a quiet machine, and ratios of what was measured in turn are rough.'
+    : ''
+  return `Commit ${commit}, ${at.slice(0, 16).replace('T', ' ')} UTC; load averages before ${load(loadBefore)} and after ${load(loadAfter)} on ${threads} processors.${shared}`
 }
 
 // ---- Goals ----
