@@ -22,7 +22,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { allParts } from './parts.js'
 import type { Part } from './part.js'
-import { type Sanitizer, sanitizerEnvironment } from './sanitizer.js'
+import { racesOf, type Sanitizer, sanitizerEnvironment } from './sanitizer.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const child = fileURLToPath(new URL('./child.ts', import.meta.url))
@@ -85,7 +85,7 @@ async function runRounds(
     alive()
   })
   running.stderr.on('data', (chunk: Buffer) => {
-    output = (output + chunk.toString()).slice(-20_000)
+    output = (output + chunk.toString()).slice(-4_000_000)
   })
   const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>(
     (resolve, reject) => {
@@ -95,6 +95,9 @@ async function runRounds(
   )
   clearTimeout(timer)
   rmSync(folder, { recursive: true, force: true })
+  const races = racesOf(output)
+  if (races.length > 0) return { problem: `${races.length} data races`, round, output: races[0] }
+  output = output.slice(-20_000)
   if (code === 0) return { problem: null, round, output }
   const problem = silent
     ? `no sign of life for ${(silentMs * slowness) / 1000} s`
