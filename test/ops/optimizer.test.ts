@@ -52,7 +52,7 @@ forEachDevice('gradient_norm and adamw', (context) => {
       return {
         norm,
         ...Object.fromEntries(all.map(({ parameter }, i) => [`p${i}`, parameter])),
-      } as Record<string, Tensor>
+      }
     })
     let squares = 0
     for (const gradient of gradients) for (const g of gradient) squares += g * g
