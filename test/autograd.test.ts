@@ -319,8 +319,8 @@ forEachDevice('Tape', (context) => {
     )
     tape.track(input)
     const start = used()
-    let expected = Promise.resolve(new Float32Array())
-    let again = Promise.resolve(new Float32Array())
+    let expected: Promise<Float32Array> = Promise.resolve(new Float32Array())
+    let again: Promise<Float32Array> = Promise.resolve(new Float32Array())
     scope(() => {
       const made = swiglu(pass, input, input)
       expected = made.readFloats()

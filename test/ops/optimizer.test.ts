@@ -17,7 +17,7 @@ forEachDevice('gradient_norm and adamw', (context) => {
     const parameters = sizes.map((n) => random.normal(n))
     const gradients = sizes.map((n) => random.normal(n, 0.1))
     const [beta1, beta2, epsilon, learningRate, weightDecay] = [0.9, 0.999, 1e-8, 1e-2, 0.1]
-    const results = await evaluate(() => {
+    const results = await evaluate<string>(() => {
       const scalar = (value: number) => Tensor.from(context.device, Float32Array.of(value))
       const norm = Tensor.empty(context.device, [3])
       const all = sizes.map((n, i) => ({
