@@ -568,24 +568,6 @@ const operations: Record<string, (m: Maker) => object> = {
   },
 }
 
-/** Columns of s and p, where A or B may be shared. */
-function mixtureShapes(m: Maker): { t: number; experts: number; s: number; p: number } {
-  const [t, experts, rank] = [m.size(), m.size(1), m.size()]
-  const shares = pick(m.random, ['nothing', 'a', 'b'])
-  return {
-    t,
-    experts,
-    s: shares === 'a' ? rank : experts * rank,
-    p: shares === 'b' ? rank : experts * rank,
-  }
-}
-
-function routing(m: Maker): { shape: number[]; how: object } {
-  const shape = [m.size(), m.size(), m.size(1)]
-  const topK = 1 + m.random.integer(shape[2])
-  return { shape, how: { scale: 0.7, absolute: m.flag(), topK } }
-}
-
 /** [T, D] or [T, H, D] with something in a row. */
 function rows(m: Maker): number[] {
   return m.flag() ? [m.size(), m.size(1)] : [m.size(), m.size(), m.size(1)]
