@@ -1,7 +1,7 @@
 /**
  * Text for pre-training, without end: declarative statements of every fact that a table holds, worked
  * examples of the rules on training numbers only, and plain everyday language. No question of any split
- * is in it.
+ * is in it. It has two parts: in the second, half of the statements are cards.
  */
 import { disciplines, factSplits } from './corpus.js'
 import { mathematics } from './disciplines/mathematics.js'
@@ -16,7 +16,14 @@ export interface PretrainingOptions {
   tokens?: number
   /** Counts the tokens of a document; by default an estimate from its characters. */
   countTokens?: (text: string) => number
+  part?: Part
 }
+
+/**
+ * 1: statements, and documents of cards. 2: in every document of facts, one statement in two is a card. What only
+ * statements said is unknown where an answer begins a line, as it does in a chat; this part makes it known there.
+ */
+export type Part = 1 | 2
 
 /** Measured with the committed tokenizer over three million characters. */
 export const charactersPerToken = 2.99
@@ -67,6 +74,15 @@ function card(skill: Skill, item: Case, random: Random): Statement {
   return { text: `${front}\n${item.answer}`, fact: item.fact }
 }
 
+/** A statement or a card, as often, and a card also of the skills that have a front of their own. */
+function stateOrCard(skill: Skill, item: Case, random: Random): Statement {
+  if (random.below(2) === 0) return state(skill, item, random)
+  if (skill.front === undefined || random.below(2) === 0) return card(skill, item, random)
+  return { text: `${fill(skill.front, item.slots)}:\n${item.answer}`, fact: item.fact }
+}
+
+type Wording = typeof state
+
 /** A rule's example on training numbers: the numbers of validation and test stay unseen. */
 function trainingCase(skill: RuleSkill, random: Random): Case {
   for (;;) {
@@ -75,23 +91,23 @@ function trainingCase(skill: RuleSkill, random: Random): Case {
   }
 }
 
-const example = (skill: Skill, random: Random): Statement =>
-  state(
+const example = (skill: Skill, random: Random, word: Wording): Statement =>
+  word(
     skill,
     skill.kind === 'rule' ? trainingCase(skill, random) : random.pick(skill.cases),
     random,
   )
 
 /** What is known of two or three subjects, each fact in one or two wordings. */
-function portrait(random: Random): Statement[] {
+function portrait(random: Random, word: Wording): Statement[] {
   return random.sample(subjectNames, 3).flatMap((subject) => {
     const cases = random.sample(subjects.get(subject)!, 8)
-    return random.shuffle(cases).map(([skill, item]) => state(skill, item, random))
+    return random.shuffle(cases).map(([skill, item]) => word(skill, item, random))
   })
 }
 
-const mixedFacts = (random: Random): Statement[] =>
-  Array.from({ length: 14 }, () => state(...random.pick(allCases), random))
+const mixedFacts = (random: Random, word: Wording): Statement[] =>
+  Array.from({ length: 14 }, () => word(...random.pick(allCases), random))
 
 function cards(random: Random): Statement[] {
   return Array.from({ length: 12 }, () => {
@@ -101,9 +117,9 @@ function cards(random: Random): Statement[] {
   })
 }
 
-function drill(random: Random): Statement[] {
+function drill(random: Random, word: Wording): Statement[] {
   const chosen = Array.from({ length: random.pick([1, 1, 2, 4]) }, () => random.pick(practised))
-  return Array.from({ length: 12 }, () => example(random.pick(chosen), random))
+  return Array.from({ length: 12 }, () => example(random.pick(chosen), random, word))
 }
 
 /** Short scenes about people, things and places. */
@@ -159,7 +175,7 @@ function forms(random: Random): Statement[] {
   })
 }
 
-const makers: readonly (readonly [number, (random: Random) => Statement[]])[] = [
+const makers: readonly (readonly [number, (random: Random, word: Wording) => Statement[]])[] = [
   [18, portrait],
   [10, mixedFacts],
   [14, cards],
@@ -173,11 +189,12 @@ const totalWeight = makers.reduce((sum, [weight]) => sum + weight, 0)
 export function pretrainingDocument(
   seed: number,
   index: number,
+  part: Part = 1,
 ): { text: string; facts: string[] } {
-  const random = new Random(seed, 'pretraining', index)
+  const random = new Random(seed, part === 1 ? 'pretraining' : 'pretraining-2', index)
   let place = random.below(totalWeight)
   const [, make] = makers.find(([weight]) => (place -= weight) < 0)!
-  const statements = make(random)
+  const statements = make(random, part === 1 ? state : stateOrCard)
   const glue =
     statements.some(({ text }) => text.includes('\n')) || random.below(3) === 0 ? '\n' : ' '
   return {
@@ -191,11 +208,12 @@ export function* pretrainingDocuments({
   seed,
   tokens = Infinity,
   countTokens,
+  part = 1,
 }: PretrainingOptions): Generator<string> {
   const count = countTokens ?? ((text: string) => text.length / charactersPerToken)
   let given = 0
   for (let index = 0; given < tokens; index++) {
-    const { text } = pretrainingDocument(seed, index)
+    const { text } = pretrainingDocument(seed, index, part)
     given += count(text) + 1
     yield text
   }

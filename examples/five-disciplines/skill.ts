@@ -36,6 +36,8 @@ interface SkillCommon {
   ask: Templates
   /** Declarative wordings for the pre-training text. */
   say: readonly string[]
+  /** Heading of a card, for a skill whose statements do not end in the answer. */
+  front?: string
 }
 
 /** A table: its facts are all stated in the pre-training text, and the test asks in new words. */

@@ -18,6 +18,14 @@ export interface InstructionTuningOptions {
   seed: number
   /** Records. */
   count?: number
+  shares?: Shares
+}
+
+/** Percent of the turns. */
+export interface Shares {
+  everyday: number
+  instructions: number
+  disciplines: number
 }
 
 interface Exchange {
@@ -60,12 +68,13 @@ class Questions {
   }
 }
 
-/** In the order of the list: everyday questions, instructions, discipline questions. */
-const shares = [34, 44, 22] as const
+/** Few discipline questions: how they are answered is what an adapter is to teach. */
+const defaultShares: Shares = { everyday: 40, instructions: 50, disciplines: 10 }
 
 export function instructionTuningRecords({
   seed,
   count = 40_000,
+  shares = defaultShares,
 }: InstructionTuningOptions): ChatRecord[] {
   const random = new Random(seed, 'tuning')
   const everyday = new Questions(seed, [general], ['tuning', 'train'])
@@ -77,8 +86,8 @@ export function instructionTuningRecords({
 
   const exchange = (): Exchange => {
     const place = random.below(100)
-    if (place < shares[0]) return everyday.next(random)
-    if (place >= shares[0] + shares[1]) return disciplined.next(random)
+    if (place < shares.everyday) return everyday.next(random)
+    if (place >= shares.everyday + shares.instructions) return disciplined.next(random)
     const family = random.pick(families)
     const fit = contents.filter(
       (name) => family.kind === 'task' || family.unfit?.includes(name) !== true,

@@ -458,6 +458,7 @@ export const biology: Discipline<'biology'> = {
           'Into how many amino acids are {bases} bases read?',
         ],
       },
+      front: 'Amino acids from {bases} coding bases',
       say: [
         '{bases} coding bases make {answer} amino acids.',
         'An RNA with {bases} coding bases has {answer} codons.',

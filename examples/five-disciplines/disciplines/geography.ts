@@ -288,6 +288,7 @@ export const geography: Discipline<'geography'> = {
           'Yes or no: {a} and {b} are neighbors.',
         ],
       },
+      front: 'A land border between {a} and {b}',
       say: [
         '{a} and {b} {verb} a land border.',
         '{b} and {a} {verb} a land border.',
@@ -432,6 +433,7 @@ export const geography: Discipline<'geography'> = {
           'Tell if we find {a} north or south of {b}.',
         ],
       },
+      front: '{a}, seen from {b}',
       say: [
         '{a} is {answer} of {b}.',
         '{a} lies {answer} of {b}.',
@@ -461,6 +463,7 @@ export const geography: Discipline<'geography'> = {
           'Tell which is nearer to {from}: {a} or {b}.',
         ],
       },
+      front: 'Nearer to {from}, {a} or {b}',
       say: [
         '{answer} is nearer to {from} than {far}.',
         'From {from}, {answer} is nearer than {far}.',
