@@ -22,6 +22,15 @@ export type { StepReport } from './train/trainer.js'
 export type { RouterReport, RoutingReport } from './train/routing.js'
 export { evaluate } from './evaluate/evaluate.js'
 export type { EvaluateOptions, EvaluationResult, RecordScore } from './evaluate/evaluate.js'
+export { evaluateTask, parseTask } from './evaluate/tasks/index.js'
+export type {
+  Figure,
+  ItemScore,
+  Task,
+  TaskInput,
+  TaskOptions,
+  TaskResult,
+} from './evaluate/tasks/index.js'
 export type { GenerateOptions, GeneratedText } from './generate/generate.js'
 export {
   ensembleLogits,

@@ -1,18 +1,14 @@
 import { Command } from 'commander'
+import { ConfigError } from '../errors.js'
 import { evaluate } from '../evaluate/evaluate.js'
 import { ScoreFile } from '../evaluate/score-file.js'
 import { Model } from '../model.js'
 import { Interrupt } from './interrupt.js'
-import { addDeviceOptions, type DeviceFlags } from './options.js'
+import { runTask, type TaskFlags } from './evaluate-task.js'
+import { addDeviceOptions, type DeviceFlags, wholeNumber } from './options.js'
 import { Progress } from './progress.js'
 
-interface EvaluateFlags extends DeviceFlags {
-  readonly model: string
-  readonly adapter?: string
-  readonly data: string
-  readonly output?: string
-  readonly chatTemplate?: boolean
-  readonly skipBadRecords?: boolean
+interface EvaluateFlags extends DeviceFlags, TaskFlags {
   readonly dtype?: 'f32' | 'bf16'
 }
 
@@ -21,7 +17,8 @@ export function evaluateCommand(): Command {
     .summary('score the completions of a file')
     .description(
       'Score the completions of a file: perplexity, and for multiple choice the accuracy. --output gets, for each record ' +
-        'in order, tokens (of the completion, without end-of-sequence), logLikelihood (natural, summed) and greedy.',
+        'in order, tokens (of the completion, without end-of-sequence), logLikelihood (natural, summed) and greedy. ' +
+        'With --task the records are asked and scored as lm-evaluation-harness does, or as your own task says.',
     )
     .requiredOption('--model <folder>', 'model folder')
     .option('--adapter <folder>', 'adapter folder')
@@ -29,10 +26,31 @@ export function evaluateCommand(): Command {
     .option('--output <file>', 'JSON lines with the score of each record')
     .option('--chat-template', "render prompts as a user's turn through the model's chat template")
     .option('--skip-bad-records', 'leave out records that cannot be used, instead of stopping')
+    .option(
+      '--task <task>',
+      'mmlu, medmcqa, medqa, pubmedqa, gsm8k, ifeval, or a YAML file of your own',
+    )
+    .option('--shots <n>', 'examples before each question of a task', wholeNumber(1, 64))
+    .option('--shots-data <file>', 'where the examples are')
+    .option('--limit <n>', 'the first records of a task only', wholeNumber(1))
   return addDeviceOptions(command).action(run)
 }
 
 async function run(flags: EvaluateFlags): Promise<void> {
+  if (flags.task !== undefined) {
+    await runTask(flags, flags.task)
+    return
+  }
+  for (const [name, value] of [
+    ['--shots', flags.shots],
+    ['--shots-data', flags.shotsData],
+    ['--limit', flags.limit],
+  ] as const)
+    if (value !== undefined) throw new ConfigError(`${name} goes with --task`)
+  await scoreRecords(flags)
+}
+
+async function scoreRecords(flags: EvaluateFlags): Promise<void> {
   const { data, output, adapter, chatTemplate = false, skipBadRecords, ...options } = flags
   const progress = new Progress('record')
   const interrupt = new Interrupt(() => undefined)

@@ -122,11 +122,18 @@ function parseChoice(fields: Fields): CorpusRecord {
       `choices has ${String(choices.length)} entries; 2 to ${String(mostChoices)} are allowed`,
     )
   if (new Set(choices).size < choices.length) throw new Unusable('choices has two equal entries')
-  return { kind: 'choice', question, choices, answer: answerIndex(fields.answer, choices) }
+  const answer = answerIndex(fields.answer, choices)
+  if (answer === null)
+    throw wrongType(
+      'answer',
+      fields.answer,
+      `a choice: its index, 0 to ${String(choices.length - 1)}, its letter or its text`,
+    )
+  return { kind: 'choice', question, choices, answer }
 }
 
-/** An index from 0, as a number or its digits; else the text of a choice; else its letter. */
-function answerIndex(answer: unknown, choices: readonly string[]): number {
+/** An index from 0, as a number or its digits; else the text of a choice; else its letter; null: none of them. */
+export function answerIndex(answer: unknown, choices: readonly string[]): number | null {
   let index = -1
   if (typeof answer === 'number') index = answer
   else if (typeof answer === 'string') {
@@ -134,13 +141,7 @@ function answerIndex(answer: unknown, choices: readonly string[]): number {
     if (index < 0 && /^\d{1,2}$/.test(answer)) index = Number(answer)
     if (index < 0 && /^[A-Za-z]$/.test(answer)) index = answer.toUpperCase().charCodeAt(0) - 65
   }
-  if (!Number.isInteger(index) || index < 0 || index >= choices.length)
-    throw wrongType(
-      'answer',
-      answer,
-      `a choice: its index, 0 to ${String(choices.length - 1)}, its letter or its text`,
-    )
-  return index
+  return Number.isInteger(index) && index >= 0 && index < choices.length ? index : null
 }
 
 /** A list, or in a CSV file the JSON of one. */

@@ -69,7 +69,7 @@ async function scoreBatch(
       {
         inputIds: vector(device, packed.inputIds),
         positions: vector(device, packed.positions),
-        numPositions: Math.max(...batch.map(({ tokens }) => tokens.length)),
+        numPositions: Math.max(...batch.map(({ tokens }) => tokens.length - 1)),
         sequences: { cuSeqlens: vector(device, packed.cuSeqlens) },
       },
       adapter,

@@ -1,3 +1,4 @@
+import { completeLines } from '../complete-lines.js'
 import { CheckpointError } from '../errors.js'
 import { type AppendFile, type FileSystem, nodeFileSystem, whatToDo } from '../file-system.js'
 
@@ -44,7 +45,6 @@ export interface EvaluationMetrics {
 
 export type Metrics = StepMetrics | EvaluationMetrics
 
-const newline = 0x0a
 // A line is a few hundred bytes; what has none for this long is no metrics file.
 const longestLine = 1 << 20
 
@@ -129,7 +129,7 @@ export async function* readMetrics(
   path: string,
   fileSystem: FileSystem = nodeFileSystem,
 ): AsyncGenerator<Metrics> {
-  for await (const { line } of lines(fileSystem, path)) {
+  for await (const { line } of completeLines(fileSystem, path, longestLine)) {
     const metrics = parse(line)
     if (metrics !== null) yield metrics
   }
@@ -138,34 +138,13 @@ export async function* readMetrics(
 /** Bytes up to the end of the last line before the first one of a later step. */
 async function sizeUpTo(fileSystem: FileSystem, path: string, step: number): Promise<number> {
   let size = 0
-  for await (const { line, end } of lines(fileSystem, path)) {
+  for await (const { line, end } of completeLines(fileSystem, path, longestLine)) {
     const metrics = parse(line)
     if (metrics === null) continue
     if (metrics.step > step) break
     size = end
   }
   return size
-}
-
-/** Complete lines, and where each ends in the file. */
-async function* lines(
-  fileSystem: FileSystem,
-  path: string,
-): AsyncGenerator<{ line: string; end: number }> {
-  let rest = Buffer.alloc(0)
-  let end = 0
-  for await (const chunk of fileSystem.readChunks(path)) {
-    const bytes = Buffer.concat([rest, chunk])
-    let begin = 0
-    for (let i = bytes.indexOf(newline); i >= 0; i = bytes.indexOf(newline, begin)) {
-      end += i + 1 - begin
-      yield { line: bytes.toString('utf8', begin, i), end }
-      begin = i + 1
-    }
-    rest = bytes.subarray(begin)
-    if (rest.length > longestLine)
-      throw new Error(`a line has more than ${longestLine} bytes, so it is no metrics file`)
-  }
 }
 
 function parse(line: string): Metrics | null {

@@ -6,13 +6,15 @@ const sampleBytes = 1 << 16
 const mostSamples = 64
 
 /**
- * SHA-256 of config.json and of every safetensors file's size, beginning and evenly spaced samples: tells one model from
+ * SHA-256 of config.json, or adapter_config.json of an adapter, and of every safetensors file's size, beginning and evenly spaced samples: tells one model from
  * another without reading all of its bytes.
  */
 export async function modelFingerprint(folder: string): Promise<string> {
   const hash = createHash('sha256')
-  hash.update(await readFile(join(folder, 'config.json')))
-  const names = (await readdir(folder)).filter((name) => name.endsWith('.safetensors')).sort()
+  const all = (await readdir(folder)).sort()
+  const config = all.includes('config.json') ? 'config.json' : 'adapter_config.json'
+  hash.update(await readFile(join(folder, config)))
+  const names = all.filter((name) => name.endsWith('.safetensors'))
   for (const name of names) {
     const file = await open(join(folder, name))
     try {

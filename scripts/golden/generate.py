@@ -22,6 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 import adapters  # noqa: E402
 import evaluation  # noqa: E402
+import harness  # noqa: E402
 import kinds  # noqa: E402
 import merging  # noqa: E402
 import models  # noqa: E402
@@ -31,13 +32,13 @@ import training  # noqa: E402
 from golden_files import versions, write_json  # noqa: E402
 
 GOLDEN = Path(__file__).resolve().parents[2] / "test" / "golden"
-FOLDERS = ["models", "text", "evaluation", "adapters", "training", "sampling", "merging", "kinds"]
+FOLDERS = ["models", "text", "evaluation", "adapters", "training", "sampling", "merging", "kinds", "harness"]
 
 
 def generate(output: Path) -> None:
     for name in FOLDERS:
         shutil.rmtree(output / name, ignore_errors=True)
-    for part in (models, text, evaluation, adapters, training, sampling, merging, kinds):
+    for part in (models, text, evaluation, adapters, training, sampling, merging, kinds, harness):
         part.generate(output)
     write_json(output / "versions.json", versions())
 
