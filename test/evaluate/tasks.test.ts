@@ -22,7 +22,11 @@ interface Case {
   }[]
 }
 
-const { model: modelName, maxTokens, tasks } = goldenJson<{
+const {
+  model: modelName,
+  maxTokens,
+  tasks,
+} = goldenJson<{
   model: string
   maxTokens: number
   tasks: Record<string, Case>
