@@ -1,6 +1,6 @@
 /**
- * Makes the two checkpoints in models/: `base`, pre-trained from random weights on both parts of pretraining.ts, and
- * `instruct`, tuned from it on tuning.ts. Over an hour on two cores; a run that was stopped goes on where it was.
+ * Makes the two checkpoints in models/: `base`, pre-trained from random weights on pretraining.ts, and `instruct`, tuned
+ * from it on tuning.ts with a review of the facts. About an hour on two cores; a run that was stopped goes on where it was.
  *
  *     npm run corpus:models
  */
@@ -8,13 +8,13 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Device, parseTrainConfig, runTraining, type TrainConfigInput } from '../../lib/index.js'
-import { type Part, pretrainingDocuments } from './pretraining.js'
+import { type Form, pretrainingDocuments } from './pretraining.js'
 import { instructionTuningRecords } from './tuning.js'
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url))
 const work = fileURLToPath(new URL('../../build/five-disciplines', import.meta.url))
 const seed = 1
-const tokensOfPart = { 1: 20_000_000, 2: 6_000_000 }
+const tokensOf = { learn: 20_000_000, review: 600_000 }
 const tuningRecords = 40_000
 const device = Device.open('cpu')
 const dtype = device.info.instructionSet === 'avx512-bf16' ? 'bf16' : 'f32'
@@ -22,14 +22,27 @@ await device.close()
 
 async function main(): Promise<void> {
   mkdirSync(work, { recursive: true })
-  await pretrain(1, { learningRate: 3e-3, method: { kind: 'full', initialize: true } })
-  await pretrain(2, { learningRate: 1.5e-3, method: { kind: 'full' } })
-  publish('pretraining-2', 'base', 'architecture')
+  await run('pretraining', {
+    model: prepareArchitecture(),
+    output: join(work, 'pretraining'),
+    method: { kind: 'full', initialize: true },
+    data: { train: [{ path: documents('learn') }], onTooLong: 'truncate' },
+    optimizer: { learningRate: 3e-3, betas: [0.9, 0.95], weightDecay: 0.05 },
+    schedule: { kind: 'cosine', warmupSteps: 200 },
+    batch: { maxTokens: 2048 },
+    epochs: 1,
+    checkpoint: { every: 500, keep: 1 },
+    dtype,
+  })
+  publish('pretraining', 'base', 'architecture')
   await run('tuning', {
     model: here('models/base'),
     output: join(work, 'tuning'),
     method: { kind: 'full' },
-    data: { train: [{ path: writeLines('tuning.jsonl', chats()) }] },
+    data: {
+      train: [{ path: writeLines('tuning.jsonl', chats()) }, { path: documents('review') }],
+      onTooLong: 'truncate',
+    },
     optimizer: { learningRate: 1e-3, betas: [0.9, 0.95], weightDecay: 0.05 },
     schedule: { kind: 'cosine', warmupSteps: 50 },
     batch: { maxTokens: 2048 },
@@ -38,25 +51,6 @@ async function main(): Promise<void> {
     dtype,
   })
   publish('tuning', 'instruct', 'tokenizer')
-}
-
-async function pretrain(
-  part: Part,
-  { learningRate, method }: { learningRate: number; method: TrainConfigInput['method'] },
-): Promise<void> {
-  const documents = writeLines(`pretraining-${part}.jsonl`, documentsOf(part))
-  await run(`pretraining-${part}`, {
-    model: part === 1 ? prepareArchitecture() : join(work, 'pretraining-1/model'),
-    output: join(work, `pretraining-${part}`),
-    method,
-    data: { train: [{ path: documents }], onTooLong: 'truncate' },
-    optimizer: { learningRate, betas: [0.9, 0.95], weightDecay: 0.05 },
-    schedule: { kind: 'cosine', warmupSteps: 200 },
-    batch: { maxTokens: 2048 },
-    epochs: 1,
-    checkpoint: { every: 500, keep: 1 },
-    dtype,
-  })
 }
 
 /** config.json with a tokenizer whose sequences end in <|endoftext|>, as documents do. */
@@ -100,9 +94,12 @@ function publish(run: string, name: string, tokenizer: 'architecture' | 'tokeniz
   writeJson(path, { ...config, eos_token_id: 4095 })
 }
 
-function* documentsOf(part: Part): Generator<object> {
-  for (const text of pretrainingDocuments({ seed, part, tokens: tokensOfPart[part] }))
-    yield { text }
+function documents(form: Form): string {
+  return writeLines(`${form}.jsonl`, textsOf(form))
+}
+
+function* textsOf(form: Form): Generator<object> {
+  for (const text of pretrainingDocuments({ seed, form, tokens: tokensOf[form] })) yield { text }
 }
 
 function* chats(): Generator<object> {

@@ -1,7 +1,7 @@
 /**
  * Text for pre-training, without end: declarative statements of every fact that a table holds, worked
  * examples of the rules on training numbers only, and plain everyday language. No question of any split
- * is in it. It has two parts: in the second, half of the statements are cards.
+ * is in it. A second form of it reviews the facts: half of its statements are cards.
  */
 import { disciplines, factSplits } from './corpus.js'
 import { mathematics } from './disciplines/mathematics.js'
@@ -16,14 +16,14 @@ export interface PretrainingOptions {
   tokens?: number
   /** Counts the tokens of a document; by default an estimate from its characters. */
   countTokens?: (text: string) => number
-  part?: Part
+  form?: Form
 }
 
 /**
- * 1: statements, and documents of cards. 2: in every document of facts, one statement in two is a card. What only
- * statements said is unknown where an answer begins a line, as it does in a chat; this part makes it known there.
+ * learn: statements, and documents of cards. review: in every document of facts one statement in two is a card. It is
+ * mixed among the chats of the tuning, where a fact that no chat asks about would be forgotten.
  */
-export type Part = 1 | 2
+export type Form = 'learn' | 'review'
 
 /** Measured with the committed tokenizer over three million characters. */
 export const charactersPerToken = 2.99
@@ -189,12 +189,12 @@ const totalWeight = makers.reduce((sum, [weight]) => sum + weight, 0)
 export function pretrainingDocument(
   seed: number,
   index: number,
-  part: Part = 1,
+  form: Form = 'learn',
 ): { text: string; facts: string[] } {
-  const random = new Random(seed, part === 1 ? 'pretraining' : 'pretraining-2', index)
+  const random = new Random(seed, form === 'learn' ? 'pretraining' : 'pretraining-2', index)
   let place = random.below(totalWeight)
   const [, make] = makers.find(([weight]) => (place -= weight) < 0)!
-  const statements = make(random, part === 1 ? state : stateOrCard)
+  const statements = make(random, form === 'learn' ? state : stateOrCard)
   const glue =
     statements.some(({ text }) => text.includes('\n')) || random.below(3) === 0 ? '\n' : ' '
   return {
@@ -208,12 +208,12 @@ export function* pretrainingDocuments({
   seed,
   tokens = Infinity,
   countTokens,
-  part = 1,
+  form = 'learn',
 }: PretrainingOptions): Generator<string> {
   const count = countTokens ?? ((text: string) => text.length / charactersPerToken)
   let given = 0
   for (let index = 0; given < tokens; index++) {
-    const { text } = pretrainingDocument(seed, index, part)
+    const { text } = pretrainingDocument(seed, index, form)
     given += count(text) + 1
     yield text
   }

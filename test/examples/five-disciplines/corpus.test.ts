@@ -183,7 +183,11 @@ describe('five disciplines: the corpus', function () {
       ),
     )
     for (let index = 0; index < 6000; index++) {
-      const { text, facts } = pretrainingDocument(committedSeed, index, index < 3000 ? 1 : 2)
+      const { text, facts } = pretrainingDocument(
+        committedSeed,
+        index,
+        index < 3000 ? 'learn' : 'review',
+      )
       const words = normalised(text).split(' ')
       const whole = words.join(' ')
       for (let i = 0; i + 4 <= words.length; i++) {
@@ -268,20 +272,22 @@ describe('five disciplines: the corpus', function () {
     assert.throws(() => reserve('alchemy' as 'chemistry'), /the discipline is 'alchemy'/)
   })
 
-  it('puts half of the answers on lines of their own in the second part of the pre-training text', () => {
-    const text = (part: 1 | 2): string[] =>
+  it('puts half of the answers on lines of their own where facts are reviewed', () => {
+    const text = (form: 'learn' | 'review'): string[] =>
       Array.from(
         { length: 300 },
-        (_, index) => pretrainingDocument(committedSeed, index, part).text,
+        (_, index) => pretrainingDocument(committedSeed, index, form).text,
       )
-    const [first, second] = [text(1), text(2)].map((documents) => {
+    const [learn, review] = [text('learn'), text('review')].map((documents) => {
       const stated = documents.join('\n')
       const cards = stated.match(/:\n/g)!.length
       return cards / (cards + stated.match(/\.(\s|$)/g)!.length)
     })
-    assert.ok(first < 0.2, String(first))
-    assert.ok(second > 0.35 && second < 0.6, String(second))
-    assert.ok(text(2).some((document) => /A land border between .+:\n(yes|no)/.test(document)))
+    assert.ok(learn < 0.2, String(learn))
+    assert.ok(review > 0.35 && review < 0.6, String(review))
+    assert.ok(
+      text('review').some((document) => /A land border between .+:\n(yes|no)/.test(document)),
+    )
   })
 
   it('makes a longer pre-training text from a shorter one', () => {
