@@ -7,7 +7,7 @@
 // pl_check_<operation>; the struct and its lists are gone when it returns, so a kernel gets what it
 // needs by value.
 //
-// device.cu puts the launchers behind the table. An operation without one is unsupported: nothing
+// table.cu puts the launchers behind the table. An operation without one is unsupported: nothing
 // else has to be edited to add one.
 #pragma once
 
@@ -16,7 +16,7 @@
 
 namespace polylora::cuda {
 
-// Not hidden, so that device.cu can refer to those that are missing; the library exports none.
+// Not hidden, so that table.cu can refer to those that are missing; the library exports none.
 #define PL_LAUNCHER __attribute__((visibility("default")))
 #define PL_ENTRY(name)                                                       \
   PL_LAUNCHER void run_##name(Stream& stream, const pl_##name##_args& args); \

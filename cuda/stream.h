@@ -1,4 +1,4 @@
-// What a launcher sees of its stream. device.cu is behind it.
+// What a launcher sees of its stream. device.h has it.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,4 +1,4 @@
-// What the kernels and cuda/device.cu use of CUDA's language and run-time library, for the
+// What the kernels and cuda/device.h use of CUDA's language and run-time library, for the
 // emulator.
 #pragma once
 
