@@ -3,6 +3,8 @@
 // them, and all get the result.
 #pragma once
 
+#include <cstdint>
+
 #include "cuda/launch.h"
 
 namespace polylora::cuda {
@@ -16,10 +18,14 @@ __device__ inline T warp_sum(T value) {
   return value;
 }
 
-__device__ inline float warp_max(float value) {
+__device__ inline float larger(float a, float b) { return fmaxf(a, b); }  // not a NaN
+__device__ inline uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+template <class T>
+__device__ inline T warp_max(T value) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2)
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, lanes));
+    value = larger(value, T(__shfl_xor_sync(kAllLanes, value, lanes)));
   return value;
 }
 
@@ -39,19 +45,47 @@ __device__ inline T block_sum(T value) {
   return total;
 }
 
-template <int kThreads>
-__device__ inline float block_max(float value) {
+template <int kThreads, class T>
+__device__ inline T block_max(T value) {
   static_assert(kThreads % 32 == 0 && kThreads <= 1024, "whole warps");
   value = warp_max(value);
   if constexpr (kThreads == 32) return value;
-  PL_SHARED(float, parts, kThreads / 32);
+  PL_SHARED(T, parts, kThreads / 32);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
   __syncthreads();
-  float most = parts[0];
+  T most = parts[0];
 #pragma unroll
-  for (int warp = 1; warp < kThreads / 32; ++warp) most = fmaxf(most, parts[warp]);
+  for (int warp = 1; warp < kThreads / 32; ++warp) most = larger(most, parts[warp]);
   __syncthreads();
   return most;
+}
+
+// The same over the threads that share a row: a warp of several, or the whole block.
+template <int kRowThreads, class T>
+__device__ inline T row_sum(T value) {
+  if constexpr (kRowThreads == 32)
+    return warp_sum(value);
+  else
+    return block_sum<kRowThreads>(value);
+}
+template <int kRowThreads, class T>
+__device__ inline T row_max(T value) {
+  if constexpr (kRowThreads == 32)
+    return warp_max(value);
+  else
+    return block_max<kRowThreads>(value);
+}
+
+// The sum over this lane and those before it.
+template <class T>
+__device__ inline T warp_inclusive_scan(T value) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int lanes = 1; lanes < 32; lanes *= 2) {
+    const T below = __shfl_up_sync(kAllLanes, value, lanes);
+    if (lane >= lanes) value += below;
+  }
+  return value;
 }
 
 }  // namespace polylora::cuda

@@ -1,7 +1,8 @@
 // y = x * rstd * weight, and back. dx overwrites; d_weight accumulates.
 //
 // A row belongs to a warp, or if it is long to a block; which of them follows from its length
-// alone. d_weight is summed in blocks of kBlockRows rows from row 0, and the blocks in order.
+// alone. d_weight is summed as column_sums.h says.
+#include "cuda/column_sums.h"
 #include "cuda/launch.h"
 #include "cuda/operations.h"
 #include "cuda/reduce.h"
@@ -12,17 +13,6 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int64_t kWarpLength = 1024;  // the longest row that a warp takes
-constexpr int64_t kBlockRows = 128;
-constexpr int kSumColumns = 32, kSumRows = 8;
-
-// The sum over the threads that share a row, kRowThreads of them.
-template <int kRowThreads>
-__device__ inline float row_sum(float value) {
-  if constexpr (kRowThreads == 32)
-    return warp_sum(value);
-  else
-    return block_sum<kRowThreads>(value);
-}
 
 template <int kRowThreads, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
@@ -86,38 +76,24 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// partials[block][column] = the sum of dy x^ over the block's rows.
-__global__ void __launch_bounds__(kSumColumns* kSumRows)
-    rms_norm_weight_partials_kernel(Rows dy, Rows x, const float* rstd, float* partials,
-                                    int64_t column_blocks) {
-  PL_SHARED(float, sums, kSumColumns* kSumRows);
-  const int64_t block = blockIdx.x / column_blocks;
-  const int64_t column = blockIdx.x % column_blocks * kSumColumns + threadIdx.x % kSumColumns;
-  const int64_t begin = block * kBlockRows;
-  const int64_t end = begin + kBlockRows < x.count ? begin + kBlockRows : x.count;
-  float sum = 0;
-  if (column < x.length)
-    for (int64_t t = begin + threadIdx.x / kSumColumns; t < end; t += kSumRows)
-      sum = fmaf(dy.at(t)[column], x.at(t)[column] * rstd[t], sum);
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.x < kSumColumns && column < x.length) {
-    float total = 0;
-    for (int i = 0; i < kSumRows; ++i) total += sums[i * kSumColumns + threadIdx.x];
-    partials[block * x.length + column] = total;
+// d_weight += dy x^
+struct WeightTerm {
+  Rows dy, x;
+  const float* rstd;
+  __device__ float operator()(float sum, int64_t, int64_t t, int64_t column) const {
+    return fmaf(dy.at(t)[column], x.at(t)[column] * rstd[t], sum);
   }
-}
+};
+struct WeightStore {
+  float* d_weight;
+  __device__ void operator()(int64_t, int64_t column, float total) const {
+    d_weight[column] += total;
+  }
+};
 
-__global__ void __launch_bounds__(kThreads)
-    rms_norm_weight_kernel(const float* partials, int64_t blocks, int64_t n, float* d_weight) {
-  const int64_t column = int64_t(blockIdx.x) * kThreads + threadIdx.x;
-  if (column >= n) return;
-  float total = 0;
-  for (int64_t block = 0; block < blocks; ++block) total += partials[block * n + column];
-  d_weight[column] += total;
+ColumnSums weight_sums(const Rows& x, void* workspace) {
+  return {1, x.count, x.length, static_cast<float*>(workspace)};
 }
-
-int64_t row_blocks(const Rows& x) { return (x.count + kBlockRows - 1) / kBlockRows; }
 
 template <int kRowThreads>
 unsigned grid_of(const Rows& x) {
@@ -143,8 +119,7 @@ void run_rms_norm(Stream& stream, const pl_rms_norm_args& args) {
 
 uint64_t workspace_rms_norm_backward(const Stream&, const pl_rms_norm_backward_args& args) {
   if (args.d_weight.dtype == PL_NONE) return 0;
-  const Rows x = rows_of(args.x);
-  return uint64_t(row_blocks(x)) * uint64_t(x.length) * sizeof(float);
+  return weight_sums(rows_of(args.x), nullptr).workspace_bytes();
 }
 
 void run_rms_norm_backward(Stream& stream, const pl_rms_norm_backward_args& args) {
@@ -152,15 +127,10 @@ void run_rms_norm_backward(Stream& stream, const pl_rms_norm_backward_args& args
   const Rows residual = rows_of(args.residual);
   const auto* const weight = static_cast<const float*>(args.weight.data);
   const auto* const rstd = static_cast<const float*>(args.rstd.data);
-  if (args.d_weight.dtype != PL_NONE && x.count > 0) {
-    // First, since dx may take dy's place.
-    auto* const partials = static_cast<float*>(args.header.workspace);
-    const int64_t column_blocks = (x.length + kSumColumns - 1) / kSumColumns;
-    launch(stream, {blocks_for(row_blocks(x) * column_blocks, 1), kSumColumns * kSumRows},
-           rms_norm_weight_partials_kernel, dy, x, rstd, partials, column_blocks);
-    launch(stream, {blocks_for(x.length, kThreads), kThreads}, rms_norm_weight_kernel, partials,
-           row_blocks(x), x.length, static_cast<float*>(args.d_weight.data));
-  }
+  // First, since dx may take dy's place.
+  if (args.d_weight.dtype != PL_NONE && x.count > 0)
+    sum_columns(stream, weight_sums(x, args.header.workspace), WeightTerm{dy, x, rstd},
+                WeightStore{static_cast<float*>(args.d_weight.data)});
   const bool aligned = are_aligned(x) && are_aligned(dy) && are_aligned(dx) &&
                        are_aligned(residual) && rows_are_aligned(weight, 0);
   if (x.length <= kWarpLength) {
