@@ -187,6 +187,9 @@ void Device::look_for_failure() {
   if (found.kind == int32_t(FailureKind::least))
     return fail(make_status(PL_DEVICE, "%s: %.31s is %lld, must be at least %lld", operation,
                             found.name, number(found.value), number(found.limit)));
+  if (found.kind == int32_t(FailureKind::number))
+    return fail(make_status(PL_DEVICE, "%s: %.31s %lld is %g, must be %.47s", operation, found.name,
+                            number(found.at), double(found.number), found.allowed));
   fail(make_status(PL_DEVICE, "%s: %.31s[%lld] is %lld, allowed are 0 to %lld", operation,
                    found.name, number(found.at), number(found.value), number(found.limit - 1)));
 }

@@ -12,7 +12,7 @@
 
 namespace polylora::cuda {
 
-enum class FailureKind : int32_t { none = 0, index = 1, least = 2 };
+enum class FailureKind : int32_t { none = 0, index = 1, least = 2, number = 3 };
 
 // In memory that the host and the device both see.
 struct Failure {
@@ -20,15 +20,22 @@ struct Failure {
   int32_t operation;  // pl_operation
   char name[32];      // of the tensor
   int64_t at, value, limit;
+  float number;
+  char allowed[48];
 };
 
 #if defined(__CUDACC__) || defined(POLYLORA_CUDA_EMULATED)
+
+template <int kLength>
+__device__ inline void copy_text(char (&to)[kLength], const char* from) {
+  for (int i = 0; i < kLength - 1 && from[i]; ++i) to[i] = from[i];
+}
 
 __device__ inline void report(Failure* failure, FailureKind kind, pl_operation operation,
                               const char* name, int64_t at, int64_t value, int64_t limit) {
   if (atomicCAS(&failure->kind, 0, int32_t(kind)) != 0) return;
   failure->operation = operation;
-  for (int i = 0; i < 31 && name[i]; ++i) failure->name[i] = name[i];
+  copy_text(failure->name, name);
   failure->at = at;
   failure->value = value;
   failure->limit = limit;
@@ -44,6 +51,17 @@ __device__ inline void report_index(Failure* failure, pl_operation operation, co
 __device__ inline void report_least(Failure* failure, pl_operation operation, const char* name,
                                     int64_t value, int64_t least) {
   report(failure, FailureKind::least, operation, name, 0, value, least);
+}
+
+// "<operation>: <name> <at> is number, must be <allowed>"
+__device__ inline void report_number(Failure* failure, pl_operation operation, const char* name,
+                                     int64_t at, float number, const char* allowed) {
+  if (atomicCAS(&failure->kind, 0, int32_t(FailureKind::number)) != 0) return;
+  failure->operation = operation;
+  copy_text(failure->name, name);
+  failure->at = at;
+  failure->number = number;
+  copy_text(failure->allowed, allowed);
 }
 
 #endif

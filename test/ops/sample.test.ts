@@ -4,7 +4,9 @@ import { sampleTokens, type SamplingOptions } from '../../lib/ops/sample.js'
 import { Tensor } from '../../lib/tensor.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
+import { assertFailsDevice } from '../failing-device.js'
 import { goldenJson, goldenTensors } from '../golden-files.js'
+import { philox, Random } from '../random.js'
 
 interface Case {
   logits: string
@@ -17,6 +19,35 @@ interface Case {
 
 const cases = goldenJson<Case[]>('sampling/cases.json')
 const vectors = goldenTensors('sampling/vectors.safetensors')
+
+/** The draw by its definition (src/cpu/sample.cc), in float64. */
+function drawByDefinition(
+  logits: Float32Array,
+  { temperature = 1, topK = 0, topP = 1, seed = 0 }: SamplingOptions,
+  sample: number,
+  position: number,
+): number {
+  const most = Math.max(...logits)
+  let kept = Array.from(logits.keys())
+  const p = Float64Array.from(logits, (x) => Math.exp((x - most) / temperature))
+  const sum = (of: readonly number[]) => of.reduce((total, i) => total + p[i], 0)
+  if (topK > 0 || topP < 1) {
+    kept.sort((a, b) => logits[b] - logits[a] || a - b)
+    if (topK > 0) kept = kept.filter((i) => logits[i] >= logits[kept[topK - 1]])
+    const goal = topP * sum(kept)
+    let reached = 0
+    if (topP < 1)
+      kept = kept.filter((i) => {
+        const stays = reached === 0 || reached < goal
+        if (stays) reached += p[i]
+        return stays
+      })
+  }
+  const [x, y] = philox([position, sample, 0, 0x73616d70], seed, 0)
+  const target = (x * 2 ** -32 + (y >>> 11) * 2 ** -53) * sum(kept)
+  let running = 0
+  return kept.find((i) => (running += p[i]) > target) ?? kept.at(-1)!
+}
 
 forEachDevice('sampleTokens', (context) => {
   /** `count` draws from one row of logits, for as many samples. */
@@ -43,7 +74,8 @@ forEachDevice('sampleTokens', (context) => {
   }
 
   it('draws with the golden probabilities, and never what top-k and top-p cut off', async () => {
-    const count = 1500
+    // A fiber for each thread of each row: the emulator is slow at this, and is held to the definition below.
+    const count = context.variant.kind === 'cuda-emulated' ? 50 : 1500
     assert.ok(cases.length > 20)
     for (const [index, { logits, probabilities, kept, ...options }] of cases.entries()) {
       const expected = vectors.get(probabilities)!.values
@@ -79,6 +111,52 @@ forEachDevice('sampleTokens', (context) => {
       assert.deepEqual(await draw(values, 3, { temperature: 0 }), [best, best, best])
       assert.deepEqual(await draw(values, 3, { topK: 1 }), [best, best, best])
     }
+  })
+
+  it('draws the tokens of its definition, from vocabularies of any size', async () => {
+    for (const size of [1, 61, 3001, 20_011]) {
+      // Steps of 1/8, so that equals abound.
+      const logits = new Random(size).normal(size, 2).map((x) => Math.round(x * 8) / 8)
+      const settings: SamplingOptions[] = [
+        {},
+        { temperature: 0.6, topK: 40 },
+        { topP: 0.9 },
+        { temperature: 1.5, topK: 700, topP: 0.7 },
+      ]
+      for (const [seed, options] of settings.entries()) {
+        const count = 6
+        const bounded = { ...options, topK: Math.min(options.topK ?? 0, size), seed }
+        const expected = Array.from({ length: count }, (_, i) =>
+          drawByDefinition(logits, bounded, i, 5),
+        )
+        assert.deepEqual(await draw(logits, count, bounded), expected, JSON.stringify(bounded))
+      }
+    }
+  })
+
+  it('fails its device, not the process, for logits and settings that make no distribution', async () => {
+    const cases: [number[], SamplingOptions, RegExp][] = [
+      [[0, NaN, 1], {}, /logit.* nan/],
+      [[0, Infinity, 1], { temperature: 0 }, /logit.* inf/],
+      [[-Infinity, -Infinity], {}, /logit.* -inf/],
+      [[0, 1], { temperature: -1 }, /temperature.* is -1/],
+      [[0, 1], { temperature: NaN }, /temperature.* is -?nan/],
+      [[0, 1], { topK: -3 }, /top_k.* is -3/],
+      [[0, 1], { topP: 1.5 }, /top_p.* is 1.5/],
+    ]
+    for (const [logits, options, message] of cases)
+      await assertFailsDevice(
+        context,
+        (device) => {
+          sampleTokens(
+            Tensor.from(device, logits, [1, logits.length]),
+            Tensor.from(device, Int32Array.of(0)),
+            Tensor.from(device, Int32Array.of(0)),
+            options,
+          )
+        },
+        message,
+      )
   })
 
   it('depends on seed, sample and position, and not on the neighbours', async () => {
