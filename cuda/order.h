@@ -30,8 +30,8 @@ __device__ inline void sort_descending(uint64_t* keys, int64_t count) {
     for (int64_t stride = size / 2; stride > 0; stride /= 2) {
       // The first step of a merge mirrors the second half, which makes it run the other way.
       const bool mirrors = stride == size / 2;
-      for (int64_t pair = threadIdx.x; 2 * pair < size * ((count + size - 1) / size);
-           pair += kThreads) {
+      const int64_t pairs = ((count + size - 1) & -size) / 2;  // size is a power of two
+      for (int64_t pair = threadIdx.x; pair < pairs; pair += kThreads) {
         const int64_t low = 2 * pair - (pair & (stride - 1));
         const int64_t high = mirrors ? low + size - 1 - 2 * (pair & (stride - 1)) : low + stride;
         if (high >= count) continue;

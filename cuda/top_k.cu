@@ -92,6 +92,7 @@ unsigned many_blocks(const Stream& stream, const pl_top_k_args& args) {
   return unsigned(args.x.shape[0] < most ? args.x.shape[0] : most);
 }
 
+// The indices of a row differ, as top_k's do; of equal ones any may win.
 struct TopKBackward {
   Rows d_values, dx;
   const int32_t* indices;

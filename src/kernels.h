@@ -473,7 +473,8 @@ typedef struct pl_segmented_matmul_args {
   pl_tensor y; /* f32 [T,R] */
 } pl_segmented_matmul_args;
 
-/* d_w[e] += sum over t in segment e of x[t]^T dy[t], in the order of t. Accumulates. */
+/* d_w[e] += sum over t in segment e of x[t]^T dy[t], in an order that the positions of the rows
+ * fix. Accumulates. */
 typedef struct pl_segmented_matmul_backward_args {
   pl_header header;
   pl_tensor x;
@@ -560,7 +561,8 @@ typedef struct pl_router_backward_args {
 
 /* Sums over the rows of each group, for each of M mixtures: statistics[m,d] += gate_e (E columns),
  * choices of e (E; the largest gate where top_k is E), p_e (E), rows, entropy of the gate,
- * log(sum exp z)^2, and -log p[expert_of_row[t]]. Accumulates, in the order of t. */
+ * log(sum exp z)^2, and -log p[expert_of_row[t]]. Accumulates, in an order that the positions of
+ * the rows fix. */
 typedef struct pl_router_statistics_args {
   pl_header header;
   pl_tensor logits; /* f32 [T,M,E] */
