@@ -274,13 +274,11 @@ export async function buildTargets(what, targets) {
 
 /**
  * Builds the C++ programs of test/native or benchmark/native (`kind` is tests or benchmarks) beside
- * the addon, from the same objects, and with the tests the emulated CUDA device, which
- * test/devices.ts looks for; returns the programs' paths, or null where there is no cmake.
+ * the addon, from the same objects; returns the programs' paths, or null where there is no cmake.
  */
 export async function buildNativePrograms(kind) {
   const sources = listFiles([join(root, kind === 'tests' ? 'test/native' : 'benchmark/native')])
   const programs = sources.filter((path) => path.endsWith('.cc'))
-  const emulated = kind === 'tests' ? ['polylora_cuda_emulated'] : []
-  if (!(await buildTargets('The C++ programs', [`native_${kind}`, ...emulated]))) return null
+  if (!(await buildTargets('The C++ programs', [`native_${kind}`]))) return null
   return programs.map((path) => join(root, `build/native-${kind}`, basename(path, '.cc')))
 }

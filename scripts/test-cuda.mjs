@@ -1,28 +1,42 @@
-// npm run test:cuda: the operation tests on the devices that run CUDA's kernels, once for each way
-// in which the emulator may schedule what is asynchronous. Arguments after -- go to mocha.
-import { bootstrap, buildNativePrograms, root } from './bootstrap.mjs'
-import { run, runMain } from './run.mjs'
+// npm run test:cuda: everything about CUDA's kernels. The programs of test/cuda (on the device too
+// where there is one), the mutation suite, the operation tests once for each way in which the
+// emulator may schedule what is asynchronous, in race mode and under the sanitizers, and what nvcc
+// says. Arguments after -- are files, or options of mocha, for the operation tests, which then run
+// alone.
+import { bootstrap } from './bootstrap.mjs'
+import { buildEmulated, checkNvcc, hasDriver, runCudaPrograms, runEmulated } from './cuda.mjs'
+import { runKernelMutants } from './kernel-mutants.mjs'
+import { runMain, ScriptError } from './run.mjs'
+import { closingLine, isSuccess, sum } from './totals.mjs'
+
+const modes = [
+  { POLYLORA_EMULATOR: 'lazy' },
+  { POLYLORA_EMULATOR: 'eager', POLYLORA_EMULATOR_ARCHITECTURE: '80' },
+  { POLYLORA_EMULATOR: 'random:1' },
+  { POLYLORA_EMULATOR: 'random:20250101' },
+]
 
 runMain(async () => {
   await bootstrap()
-  await buildNativePrograms('tests')
+  if (!(await buildEmulated()))
+    throw new ScriptError('cmake is not on the PATH: it builds the emulator.')
   const args = process.argv.slice(2)
   const files = args.some((arg) => arg.endsWith('.ts'))
-    ? []
-    : ['test/ops/**/*.test.ts', 'test/tensor.test.ts', 'test/autograd.test.ts']
-  const modes = [
-    { POLYLORA_EMULATOR: 'lazy' },
-    { POLYLORA_EMULATOR: 'eager', POLYLORA_EMULATOR_ARCHITECTURE: '80' },
-    { POLYLORA_EMULATOR: 'random:1' },
-    { POLYLORA_EMULATOR: 'random:20250101' },
-  ]
-  for (const mode of modes) {
-    console.log(`\nThe emulator's mode: ${Object.values(mode).join(', sm_')}`)
-    const { code } = await run(
-      process.execPath,
-      ['node_modules/mocha/bin/mocha.js', '--reporter', 'dot', '-g', 'on cuda', ...files, ...args],
-      { cwd: root, env: { ...process.env, ...mode } },
-    )
-    if (code !== 0) process.exitCode = 1
+    ? args
+    : ['test/ops/**/*.test.ts', 'test/tensor.test.ts', 'test/autograd.test.ts', ...args]
+  const totals = []
+  if (args.length === 0) {
+    totals.push(await checkNvcc())
+    if (!hasDriver)
+      console.log('  - no NVIDIA driver is here: the programs run in the emulator alone')
+    else totals.push(...(await runCudaPrograms('device')))
+    for (const mode of modes) totals.push(...(await runCudaPrograms('plain', mode)))
+    totals.push(...(await runCudaPrograms('race')), ...(await runCudaPrograms('sanitized')))
+    totals.push(await runKernelMutants())
   }
+  for (const mode of modes) totals.push(await runEmulated('plain', files, mode))
+  totals.push(await runEmulated('race', files), await runEmulated('sanitized', files))
+  const all = sum(totals)
+  console.log(closingLine(all))
+  if (!isSuccess(all)) process.exitCode = 1
 })

@@ -1,21 +1,15 @@
 // npm test: builds what is missing, runs every suite, and ends with one line that sums them.
 // Arguments after -- go to mocha, which then runs alone: npm test -- test/errors.test.ts
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { basename, join } from 'node:path'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { bootstrap, buildNativePrograms, root } from './bootstrap.mjs'
-import { run, runMain, ScriptError } from './run.mjs'
-import { closingLine, isSuccess, parseClosingLine, sum } from './totals.mjs'
+import { buildEmulated, checkNvcc, runCudaPrograms, runEmulated } from './cuda.mjs'
+import { runMocha } from './mocha.mjs'
+import { runProgram } from './programs.mjs'
+import { runMain, ScriptError } from './run.mjs'
+import { closingLine, isSuccess, sum } from './totals.mjs'
 
-const PROGRAM_MS = 5 * 60_000
-const MOCHA_MS = 30 * 60_000
-
-/** Why a program that ended without totals did so. */
-function ending({ code, signal }) {
-  return signal ? `ended by ${signal}` : `exit code ${code}`
-}
-
-/** The C++ programs of test/native: one that prints a closing line counts by it, others as one. */
+/** The C++ programs of test/native. */
 async function runNativeTests() {
   const programs = await buildNativePrograms('tests')
   if (programs === null) {
@@ -23,59 +17,39 @@ async function runNativeTests() {
     return [{ skipped: 1 }]
   }
   const totals = []
-  for (const program of programs) {
-    const result = await run(program, [], { cwd: root, quiet: true, timeoutMs: PROGRAM_MS })
-    const printed = parseClosingLine(result.output)
-    const good = result.code === 0 && (printed === null || printed.failed === 0)
-    if (!good) console.log(result.output.trimEnd())
-    const what = printed ? `${printed.passed} checks` : 'one check'
-    console.log(`  ${good ? '✔' : '✘'} ${basename(program)} (${good ? what : ending(result)})`)
-    if (good) totals.push(printed ?? { passed: 1 })
-    else totals.push({ ...printed, failed: Math.max(1, printed?.failed ?? 0) })
-  }
+  for (const program of programs) totals.push(await runProgram(program))
   return totals
 }
 
-async function runMocha(args) {
-  const named = args.some((arg) => arg.endsWith('.ts') || existsSync(join(root, arg)))
-  const files = named ? [] : ['test/**/*.test.ts']
-  const folder = mkdtempSync(join(tmpdir(), 'polylora-test-'))
-  const file = join(folder, 'totals.json')
-  const options = [
-    '--reporter',
-    'scripts/mocha-reporter.mjs',
-    '--reporter-option',
-    `totals=${file}`,
-  ]
-  try {
-    const result = await run(
-      process.execPath,
-      ['node_modules/mocha/bin/mocha.js', ...options, ...files, ...args],
-      { cwd: root, timeoutMs: MOCHA_MS },
-    )
-    let totals
-    try {
-      totals = JSON.parse(readFileSync(file, 'utf8'))
-    } catch {
-      console.log(`mocha gave no totals (${ending(result)})`)
-      return { failed: 1 }
-    }
-    if (result.code === 0 || totals.failed > 0) return totals
-    console.log(`mocha failed after its tests had passed (${ending(result)})`)
-    return { ...totals, failed: 1 }
-  } finally {
-    rmSync(folder, { recursive: true, force: true })
+// Under the sanitizers: a reduction, products, and what the rest is made of. All of it: npm run test:cuda.
+const sanitizedSlice = ['rms-norm', 'linear', 'embedding'].map((name) => `test/ops/${name}.test.ts`)
+
+/** CUDA's kernels: what nvcc says, the programs of test/cuda, and the emulator's other builds. */
+async function runCudaTests() {
+  console.log('CUDA')
+  if (!(await buildEmulated())) {
+    console.log('  - skipped, since it needs cmake')
+    return [{ skipped: 1 }]
   }
+  return [
+    await checkNvcc(),
+    ...(await runCudaPrograms('plain')),
+    ...(await runCudaPrograms('race')),
+    await runEmulated('race', ['test/ops/**/*.test.ts']),
+    await runEmulated('sanitized', sanitizedSlice),
+  ]
 }
 
 runMain(async () => {
   const args = process.argv.slice(2)
+  const named = args.some((arg) => arg.endsWith('.ts') || existsSync(join(root, arg)))
   try {
     await bootstrap()
-    const native = args.length === 0 ? await runNativeTests() : []
-    const totals = sum([...native, await runMocha(args)])
-    if (!isSuccess(totals)) process.exitCode = 1
-    console.log(closingLine(totals))
+    const totals = args.length === 0 ? [...(await runNativeTests()), ...(await runCudaTests())] : []
+    totals.push(await runMocha(named ? args : ['test/**/*.test.ts', ...args]))
+    const all = sum(totals)
+    if (!isSuccess(all)) process.exitCode = 1
+    console.log(closingLine(all))
   } catch (error) {
     if (!(error instanceof ScriptError)) throw error
     console.error(`polylora: ${error.message}`)

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { after, afterEach, before, beforeEach, describe, it } from 'mocha'
 import { backends, Device, type DeviceOptions } from '../lib/device.js'
@@ -18,17 +19,29 @@ const instructionSets = ['portable', 'avx2', 'avx512', 'avx512-bf16']
 
 let variants: DeviceVariant[] | undefined
 
-/** CUDA's kernels in the emulator (test/cuda/emulator); `npm test` builds it where there is cmake. */
-const emulatedDevice = fileURLToPath(
-  new URL('../build/cuda-emulated/polylora_cuda_emulated.so', import.meta.url),
-)
+/**
+ * CUDA's kernels in the emulator (test/cuda/emulator); `npm test` builds it where there is cmake. `POLYLORA_EMULATED`
+ * names another build of them: race, sanitized, or a file.
+ */
+function emulatedDevice(): string | undefined {
+  const folder = fileURLToPath(new URL('../build/cuda-emulated', import.meta.url))
+  const asked = process.env.POLYLORA_EMULATED
+  if (asked === undefined) {
+    const path = resolve(folder, 'polylora_cuda_emulated.so')
+    return existsSync(path) ? path : undefined
+  }
+  return resolve(folder, asked.endsWith('.so') ? asked : `polylora_cuda_${asked}.so`)
+}
 
 /**
  * Every device present, the CPU once for each instruction set that the processor has. The emulated CUDA device is one
  * of them where it was built.
  */
 export function deviceVariants(): readonly DeviceVariant[] {
-  if (variants === undefined && existsSync(emulatedDevice)) loadNative().addBackend(emulatedDevice)
+  if (variants === undefined) {
+    const emulated = emulatedDevice()
+    if (emulated !== undefined) loadNative().addBackend(emulated)
+  }
   variants ??= backends()
     .filter(({ reason }) => reason === null)
     .flatMap(({ kind }) => (kind === 'cpu' ? cpuVariants() : [{ name: kind, kind, options: {} }]))

@@ -11,10 +11,19 @@ namespace polylora::emulator {
 // What the async proxy sees of a block's shared memory: its own writes, and those of threads as of
 // the last fence.
 char* proxy_view(Block& block);
+// A fence: it sees what threads have written.
+void show_proxy(Block& block);
 // Where the block's arrays end.
 size_t shared_extent(const Block& block);
 bool is_in_shared_array(const Block& block, const void* address, size_t bytes);
-std::string describe_site(const Site& site);
+// Where a byte of a tile lies under the 128-byte (64, 32) swizzle, which exchanges 16-byte units
+// within a row by the row's number, both taken from the address in shared memory.
+inline size_t swizzle(size_t offset, uint32_t bytes) {
+  if (bytes == 128) return offset ^ ((offset >> 7 & 7) << 4);
+  if (bytes == 64) return offset ^ ((offset >> 7 & 3) << 4);
+  if (bytes == 32) return offset ^ ((offset >> 7 & 1) << 4);
+  return offset;
+}
 
 // Lets one bulk copy of the cluster land; false if none is under way.
 bool land_bulk_copy(Cluster& cluster);
@@ -30,6 +39,8 @@ void mbarrier_init(void* barrier, int arrivals, Site site);
 void mbarrier_arrive(void* barrier, int64_t expected_bytes, Site site);
 void mbarrier_arrive_remote(void* barrier, int rank, Site site);
 void mbarrier_wait(void* barrier, int parity, Site site);
+// Bytes of a copy have landed.
+void mbarrier_complete(Block& block, void* barrier, int64_t bytes, Site site);
 
 void fence_proxy_async();
 void tma_load_2d(void* shared, const void* map, int x, int y, void* barrier, uint32_t blocks,

@@ -73,6 +73,8 @@ struct AsyncCopy {  // cp.async
   char* to;
   const char* from;
   unsigned bytes, read;
+  Site site;
+  bool landed = false;
 };
 
 struct Thread {
@@ -193,6 +195,14 @@ Block* block_of(const void* address);
 void require_shared(const void* address, size_t bytes, const char* what, Site site);
 // Fails unless it is memory of the device.
 void require_global(const void* address, size_t bytes, const char* what, Site site);
+
+// What lies around an address: a block that kernels may touch, memory of the device between blocks,
+// or neither.
+struct DeviceMemory {
+  enum class Kind { elsewhere, block, gap } kind = Kind::elsewhere;
+  const char *begin = nullptr, *end = nullptr;
+};
+DeviceMemory device_memory_at(const void* address);
 
 std::string describe_site(const Site& site);  // "rms_norm.cu:41"
 

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <new>
 
+#include "sanitize.h"
+
 #if defined(__x86_64__) && !defined(POLYLORA_FIBERS_UCONTEXT)
 #define PL_FIBER_ASM 1
 #else
@@ -12,7 +14,7 @@
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
-extern "C" void __asan_unpoison_memory_region(void const volatile* address, size_t size);
+#include <sanitizer/common_interface_defs.h>
 #endif
 
 #ifdef PL_FIBER_ASM
@@ -83,26 +85,42 @@ Fiber::Fiber(void (*entry)(), size_t stack_bytes, size_t stagger) : bytes_(stack
 }
 
 Fiber::~Fiber() {
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(memory_, bytes_);
-#endif
+  allow(memory_, bytes_);
   munmap(memory_, bytes_);
 }
 
+// AddressSanitizer wants to know of a switch before, and after.
 void Fiber::enter() {
+#if defined(__SANITIZE_ADDRESS__)
+  void* saved;
+  __sanitizer_start_switch_fiber(&saved, memory_, bytes_);
+#endif
 #ifdef PL_FIBER_ASM
   polylora_fiber_switch(&caller_, own_);
 #else
   swapcontext(&context_->caller, &context_->own);
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(saved, nullptr, nullptr);
+#endif
+}
+
+void Fiber::arrived() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(saved_, &caller_stack_, &caller_bytes_);
+#endif
 }
 
 void Fiber::leave() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(&saved_, caller_stack_, caller_bytes_);
+#endif
 #ifdef PL_FIBER_ASM
   polylora_fiber_switch(&own_, caller_);
 #else
   swapcontext(&context_->own, &context_->caller);
 #endif
+  arrived();
 }
 
 }  // namespace polylora::emulator

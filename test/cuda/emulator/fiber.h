@@ -17,7 +17,8 @@ class Fiber {
 
   // From the scheduler: runs the fiber until it calls leave().
   void enter();
-  // From the fiber: back to the scheduler's enter().
+  // From the fiber: first when `entry` begins, then back to the scheduler's enter().
+  void arrived();
   void leave();
 
   bool holds(const void* address) const {
@@ -30,6 +31,10 @@ class Fiber {
   size_t bytes_;
   void* own_ = nullptr;  // stack pointers while switched away
   void* caller_ = nullptr;
+  // For AddressSanitizer.
+  void* saved_ = nullptr;
+  const void* caller_stack_ = nullptr;
+  size_t caller_bytes_ = 0;
   std::unique_ptr<Context> context_;
 };
 

@@ -16,8 +16,11 @@
 #include <thread>
 
 #include "async.h"
+#include "race.h"
+#include "sanitize.h"
 
-using polylora::emulator::GridShape;
+namespace emulator = polylora::emulator;
+using emulator::GridShape;
 
 struct CUevent_st {
   std::mutex mutex;
@@ -47,18 +50,78 @@ namespace {
 
 constexpr uint64_t kMemory = uint64_t(8) << 30;
 constexpr unsigned char kGuardByte = 0xC5;
+constexpr uint64_t kGuardBytes = 64;  // behind what cudaMalloc gives
 
-// The blocks that kernels may touch, and the guards behind them.
+// The blocks that kernels may touch with the guards behind them, and the regions they lie in.
 struct Memory {
   uint64_t bytes, guard;
 };
 struct Blocks {
   std::shared_mutex mutex;
   std::map<const char*, Memory> live;
+  std::map<const char*, uint64_t> regions;
 };
 Blocks& blocks() {
   static Blocks value;
   return value;
+}
+
+// The entry that begins at or before the address; end() if none does.
+template <class Map>
+typename Map::iterator entry_before(Map& map, const char* address) {
+  const auto after = map.upper_bound(address);
+  return after == map.begin() ? map.end() : std::prev(after);
+}
+
+void* make_region(size_t bytes) {
+  void* memory = nullptr;
+  if (bytes > kMemory || posix_memalign(&memory, 256, bytes) != 0) return nullptr;
+  std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+  blocks().regions[static_cast<char*>(memory)] = bytes;
+  return memory;
+}
+
+void free_region(void* memory) {
+  uint64_t bytes;
+  {
+    std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+    const auto found = blocks().regions.find(static_cast<char*>(memory));
+    bytes = found->second;
+    blocks().regions.erase(found);
+  }
+  emulator::allow(memory, bytes);
+  emulator::race::forget(memory, bytes);
+  std::free(memory);
+}
+
+void open_block(void* data, uint64_t bytes, uint64_t guard) {
+  emulator::allow(data, bytes + guard);
+  std::memset(data, 0xFF, bytes);
+  std::memset(static_cast<char*>(data) + bytes, kGuardByte, guard);
+  emulator::forbid(static_cast<char*>(data) + bytes, guard);
+  std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+  blocks().live[static_cast<char*>(data)] = {bytes, guard};
+}
+
+// Empty, or what was written behind it.
+std::string close_block(void* data) {
+  auto* const bytes = static_cast<unsigned char*>(data);
+  Memory block;
+  {
+    std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+    const auto found = blocks().live.find(static_cast<char*>(data));
+    if (found == blocks().live.end()) return "";
+    block = found->second;
+    blocks().live.erase(found);
+  }
+  emulator::allow(bytes + block.bytes, block.guard);
+  uint64_t first = 0;
+  while (first < block.guard && bytes[block.bytes + first] == kGuardByte) ++first;
+  std::memset(data, 0xFF, block.bytes);
+  emulator::forbid(data, block.bytes + block.guard);
+  if (first == block.guard) return "";
+  return "memory was written " + std::to_string(first) + " bytes behind a block of " +
+         std::to_string(block.bytes) + " bytes";
 }
 
 std::mutex report_mutex;
@@ -116,14 +179,27 @@ void require_global(const void* address, size_t bytes, const char* what, Site si
   const auto* const at = static_cast<const char*>(address);
   {
     std::shared_lock<std::shared_mutex> lock(blocks().mutex);
-    auto after = blocks().live.upper_bound(at);
-    if (after != blocks().live.begin()) {
-      --after;
-      if (at + bytes <= after->first + after->second.bytes) return;
-    }
+    const auto block = entry_before(blocks().live, at);
+    if (block != blocks().live.end() && at + bytes <= block->first + block->second.bytes) return;
   }
   fail("%s at %s: %zu bytes at %p are outside every allocation of the device", what,
        describe_site(site).c_str(), bytes, address);
+}
+
+DeviceMemory device_memory_at(const void* address) {
+  const auto* const at = static_cast<const char*>(address);
+  std::shared_lock<std::shared_mutex> lock(blocks().mutex);
+  const auto block = entry_before(blocks().live, at);
+  if (block != blocks().live.end() && at < block->first + block->second.bytes)
+    return {DeviceMemory::Kind::block, block->first, block->first + block->second.bytes};
+  const auto region = entry_before(blocks().regions, at);
+  const auto next = blocks().regions.upper_bound(at);
+  const char* const end =
+      next == blocks().regions.end() ? reinterpret_cast<const char*>(UINTPTR_MAX) : next->first;
+  if (region == blocks().regions.end()) return {DeviceMemory::Kind::elsewhere, nullptr, end};
+  if (at >= region->first + region->second)
+    return {DeviceMemory::Kind::elsewhere, region->first + region->second, end};
+  return {DeviceMemory::Kind::gap, at, at + 1};
 }
 
 cudaError_t enqueue_grid(cudaStream_t stream, const GridShape& shape, std::function<void()> body) {
@@ -137,32 +213,15 @@ cudaError_t enqueue_grid(cudaStream_t stream, const GridShape& shape, std::funct
 }
 
 void block_allocated(cudaStream_t stream, void* data, uint64_t bytes, uint64_t guard) {
-  enqueue(stream, [=](cudaError_t&) {
-    std::memset(data, 0xFF, bytes);
-    std::memset(static_cast<char*>(data) + bytes, kGuardByte, guard);
-    std::unique_lock<std::shared_mutex> lock(blocks().mutex);
-    blocks().live[static_cast<char*>(data)] = {bytes, guard};
-  });
+  enqueue(stream, [=](cudaError_t&) { open_block(data, bytes, guard); });
 }
 
 void block_released(cudaStream_t stream, void* data) {
   enqueue(stream, [=](cudaError_t& error) {
-    auto* const bytes = static_cast<unsigned char*>(data);
-    Memory block;
-    {
-      std::unique_lock<std::shared_mutex> lock(blocks().mutex);
-      const auto found = blocks().live.find(static_cast<char*>(data));
-      if (found == blocks().live.end()) return;
-      block = found->second;
-      blocks().live.erase(found);
-    }
-    for (uint64_t i = 0; i < block.guard && error == cudaSuccess; ++i)
-      if (bytes[block.bytes + i] != kGuardByte) {
-        set_report("memory was written " + std::to_string(i) + " bytes behind a block of " +
-                   std::to_string(block.bytes) + " bytes");
-        error = cudaErrorLaunchFailure;
-      }
-    std::memset(data, 0xFF, block.bytes);
+    const std::string report = close_block(data);
+    if (report.empty() || error != cudaSuccess) return;
+    set_report(report);
+    error = cudaErrorLaunchFailure;
   });
 }
 
@@ -310,7 +369,7 @@ cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
   return cudaSuccess;
 }
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
-  for (void* region : pool->regions) std::free(region);
+  for (void* region : pool->regions) free_region(region);
   delete pool;
   return cudaSuccess;
 }
@@ -322,9 +381,8 @@ cudaError_t cudaMallocFromPoolAsync(void** data, size_t bytes, cudaMemPool_t poo
     std::lock_guard<std::mutex> lock(stream->mutex);
     if (stream->error != cudaSuccess) return returned(stream->error);
   }
-  void* memory = nullptr;
-  if (bytes > kMemory || posix_memalign(&memory, 256, bytes) != 0)
-    return returned(cudaErrorMemoryAllocation);
+  void* const memory = make_region(bytes);
+  if (!memory) return returned(cudaErrorMemoryAllocation);
   std::lock_guard<std::mutex> lock(pool->mutex);
   pool->regions.insert(memory);
   stream->pool = pool;
@@ -337,8 +395,21 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
       std::lock_guard<std::mutex> lock(stream->pool->mutex);
       stream->pool->regions.erase(data);
     }
-    std::free(data);
+    free_region(data);
   });
+}
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  *data = make_region(bytes + kGuardBytes);
+  if (!*data) return returned(cudaErrorMemoryAllocation);
+  open_block(*data, bytes, kGuardBytes);
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* data) {
+  const std::string report = close_block(data);
+  free_region(data);
+  if (report.empty()) return cudaSuccess;
+  set_report(report);
+  return returned(cudaErrorLaunchFailure);
 }
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);

@@ -5,7 +5,7 @@
 #include <stdexcept>
 
 #include "async.h"
-#include "emulator.h"
+#include "executor.h"
 #include "race.h"
 
 namespace polylora::emulator {
@@ -19,10 +19,6 @@ constexpr size_t kStackBytes = size_t(256) << 10;
 #else
 constexpr size_t kStackBytes = size_t(128) << 10;
 #endif
-constexpr size_t kGuard = 64;  // bytes behind every static array, which must stay as they are
-constexpr unsigned char kGuardByte = 0xA5;
-constexpr size_t kMostShared = size_t(227) << 10;
-constexpr size_t kArena = size_t(256) << 10;
 
 Settings settings_from_environment() {
   Settings settings;
@@ -44,30 +40,14 @@ struct GridFailed : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-struct StaticArray {
-  const void* key;
-  size_t offset, bytes;
-};
+}  // namespace
 
-// What an OS thread keeps between grids.
-struct Executor {
-  std::vector<std::unique_ptr<Fiber>> idle;
-  std::vector<std::unique_ptr<Fiber>> busy;
-  size_t made = 0;
-  std::vector<char*> arenas;
-  std::vector<StaticArray> arrays;  // of the kernel that runs
-  Cluster cluster;
-  const std::function<void()>* body = nullptr;
-  std::string report;
-  bool failed = false;
-
-  ~Executor() {
-    for (char* arena : arenas) std::free(arena);
-  }
-};
 thread_local Executor* executor = nullptr;
 
+namespace {
+
 void thread_main() {
+  current->fiber->arrived();
   for (;;) {
     (*executor->body)();
     finish_thread(*current);
@@ -134,10 +114,8 @@ void resume(Thread& thread) {
   }
   thread.waits_for = nullptr;
   current = &thread;
-  race::switch_to(&thread);
   thread.fiber->enter();
   current = nullptr;
-  race::switch_to(nullptr);
   if (self.failed) throw GridFailed(self.report);
   if (!thread.done) return;
   --thread.block->live;
@@ -152,33 +130,8 @@ void resume(Thread& thread) {
   thread.fiber = nullptr;
 }
 
-void check_guards(const Block& block) {
-  for (const StaticArray& array : executor->arrays)
-    for (size_t i = 0; i < kGuard; ++i)
-      if (static_cast<unsigned char>(block.shared[array.offset + array.bytes + i]) != kGuardByte)
-        fail("shared memory was written %zu bytes behind an array of %zu bytes", i, array.bytes);
-  const size_t dynamic = block.cluster->shape->dynamic_shared;
-  for (size_t i = 0; i < kGuard; ++i)
-    if (static_cast<unsigned char>(block.shared[dynamic + i]) != kGuardByte)
-      fail("shared memory was written %zu bytes behind the %zu dynamic bytes", i, dynamic);
-}
-
 void prepare_block(Block& block, const GridShape& shape, unsigned slot) {
-  Executor& self = *executor;
-  while (self.arenas.size() <= slot * 2 + 1) {
-    void* arena = nullptr;
-    if (posix_memalign(&arena, 1024, kArena)) throw std::bad_alloc();
-    self.arenas.push_back(static_cast<char*>(arena));
-  }
-  block.shared = self.arenas[slot * 2];
-  block.proxy = nullptr;
-  // Never written means NaN.
-  std::memset(block.shared, 0xFF, shape.dynamic_shared);
-  std::memset(block.shared + shape.dynamic_shared, kGuardByte, kGuard);
-  for (const StaticArray& array : self.arrays) {
-    std::memset(block.shared + array.offset, 0xFF, array.bytes);
-    std::memset(block.shared + array.offset + array.bytes, kGuardByte, kGuard);
-  }
+  prepare_shared(block, slot);
   const unsigned count = shape.block.x * shape.block.y * shape.block.z;
   block.threads.resize(count);
   for (unsigned i = 0; i < count; ++i) {
@@ -301,6 +254,7 @@ std::string run_grid(const GridShape& shape, const std::function<void()>& body) 
            shape.block.z);
     if (shape.grid.x % shape.cluster)
       fail("a grid of %u blocks is no multiple of its clusters of %u", shape.grid.x, shape.cluster);
+    race::begin_grid();
     if (shape.grid.y > 65535 || shape.grid.z > 65535 || shape.grid.x > 0x7fffffffu)
       fail("a grid of %u x %u x %u blocks is too large", shape.grid.x, shape.grid.y, shape.grid.z);
     for (unsigned z = 0; z < shape.grid.z; ++z)
@@ -327,209 +281,6 @@ void maybe_yield() {
   if (cluster.mode != Mode::random || cluster.draw() % 8) return;
   wake(current);
   wait("its turn", {});
-}
-
-void meet_warp(uint32_t mask, const char* what, Site site, void* mine,
-               const std::function<void(void* const*, uint32_t)>& act) {
-  Thread& self = *current;
-  const unsigned lane = self.lane();
-  const unsigned first = self.warp() * 32;
-  const unsigned lanes = unsigned(self.block->threads.size()) - first;
-  if (lanes < 32) mask &= (1u << lanes) - 1;
-  if (!(mask >> lane & 1))
-    fail("%s at %s: the mask %08x does not name the calling lane %u", what, describe(site).c_str(),
-         mask, lane);
-  auto& meetings = self.block->warps[self.warp()];
-  Meeting* meeting = nullptr;
-  for (Meeting& open : meetings)
-    if (open.arrived && open.mask == mask) meeting = &open;
-  for (Meeting& open : meetings)
-    if (open.arrived && &open != meeting && (open.mask & mask))
-      fail("%s at %s with mask %08x: other lanes of it are at %s at %s with mask %08x", what,
-           describe(site).c_str(), mask, open.what, describe(open.site).c_str(), open.mask);
-  if (!meeting) {
-    for (Meeting& open : meetings)
-      if (!open.arrived) meeting = &open;
-    if (!meeting) {
-      meetings.emplace_back();
-      meeting = &meetings.back();
-    }
-    meeting->mask = mask;
-    meeting->what = what;
-    meeting->site = site;
-    meeting->expected = unsigned(__builtin_popcount(mask));
-  } else if (std::strcmp(meeting->what, what) != 0) {
-    fail("%s at %s: other lanes of its mask are at %s at %s", what, describe(site).c_str(),
-         meeting->what, describe(meeting->site).c_str());
-  }
-  meeting->slots[lane] = mine;
-  if (++meeting->arrived < meeting->expected) {
-    meeting->waiters.push_back(&self);
-    wait(what, site);
-    return;
-  }
-  race::meet(meeting->waiters.data(), meeting->waiters.size(), &self);
-  act(meeting->slots, mask);
-  for (Thread* waiter : meeting->waiters) wake(waiter);
-  meeting->waiters.clear();
-  meeting->arrived = 0;
-}
-
-void meet_warpgroup(const char* what, Site site, void* mine,
-                    const std::function<void(void* const*)>& act) {
-  Thread& self = *current;
-  Meeting& meeting = self.block->warpgroups[self.linear / 128].meeting;
-  if (self.linear / 128 * 128 + 128 > self.block->threads.size())
-    fail("%s at %s: a warpgroup is 128 threads, the block ends before", what,
-         describe(site).c_str());
-  if (meeting.arrived == 0) {
-    meeting.what = what;
-    meeting.site = site;
-  } else if (std::strcmp(meeting.what, what) != 0) {
-    fail("%s at %s: other threads of the warpgroup are at %s at %s", what, describe(site).c_str(),
-         meeting.what, describe(meeting.site).c_str());
-  }
-  meeting.slots[self.linear % 128] = mine;
-  if (++meeting.arrived < 128) {
-    meeting.waiters.push_back(&self);
-    wait(what, site);
-    return;
-  }
-  act(meeting.slots);
-  for (Thread* waiter : meeting.waiters) wake(waiter);
-  meeting.waiters.clear();
-  meeting.arrived = 0;
-}
-
-namespace {
-
-Barrier& arrive_at(unsigned id, unsigned threads, bool same_line, Site site) {
-  Thread& self = *current;
-  if (id > 15) fail("barrier %u at %s: 0 to 15 are allowed", id, describe(site).c_str());
-  Barrier& barrier = self.block->barriers[id];
-  if (barrier.arrived == 0) {
-    barrier.expected = threads;
-    barrier.site = site;
-  } else if (barrier.expected != threads) {
-    fail("barrier %u at %s for %u threads: at %s it was for %u", id, describe(site).c_str(),
-         threads, describe(barrier.site).c_str(), barrier.expected);
-  } else if (same_line && barrier.site.line != site.line) {
-    fail("__syncthreads at %s: other threads are at the one at %s", describe(site).c_str(),
-         describe(barrier.site).c_str());
-  }
-  ++barrier.arrived;
-  return barrier;
-}
-
-void open_if_full(Barrier& barrier) {
-  if (barrier.arrived < barrier.expected) return;
-  for (Thread* waiter : barrier.waiters) wake(waiter);
-  barrier.waiters.clear();
-  barrier.arrived = 0;
-}
-
-}  // namespace
-
-void sync_threads(Site site) {
-  Thread& self = *current;
-  Barrier& barrier = arrive_at(0, unsigned(self.block->threads.size()), true, site);
-  race::arrive(&barrier, &self);
-  if (barrier.arrived == barrier.expected) {
-    race::depart(&barrier, &self, true);
-    open_if_full(barrier);
-  } else {
-    barrier.waiters.push_back(&self);
-    wait("__syncthreads", site);
-    race::depart(&barrier, &self, false);
-  }
-}
-
-void barrier_sync(unsigned id, unsigned threads, Site site) {
-  Thread& self = *current;
-  if (threads % 32 || threads == 0)
-    fail("barrier %u at %s for %u threads: whole warps are allowed", id, describe(site).c_str(),
-         threads);
-  Barrier& barrier = arrive_at(id, threads, false, site);
-  race::arrive(&barrier, &self);
-  if (barrier.arrived == barrier.expected) {
-    race::depart(&barrier, &self, true);
-    open_if_full(barrier);
-  } else {
-    barrier.waiters.push_back(&self);
-    wait("a named barrier", site);
-    race::depart(&barrier, &self, false);
-  }
-}
-
-void barrier_arrive(unsigned id, unsigned threads, Site site) {
-  Barrier& barrier = arrive_at(id, threads, false, site);
-  race::arrive(&barrier, current);
-  if (barrier.arrived == barrier.expected) race::complete(&barrier);
-  open_if_full(barrier);
-}
-
-void* static_shared(const void* key, size_t bytes, size_t alignment, Site site) {
-  Executor& self = *executor;
-  for (const StaticArray& array : self.arrays)
-    if (array.key == key) return current->block->shared + array.offset;
-  size_t end = self.cluster.shape->dynamic_shared + kGuard;
-  for (const StaticArray& array : self.arrays) end = array.offset + array.bytes + kGuard;
-  const size_t offset = (end + alignment - 1) / alignment * alignment;
-  self.cluster.shared_bytes = (self.cluster.shared_bytes + alignment - 1) / alignment * alignment;
-  self.cluster.shared_bytes += bytes;
-  if (self.cluster.shared_bytes > self.cluster.shape->shared_limit)
-    fail("the array at %s makes %zu bytes of shared memory, a block may have %zu",
-         describe(site).c_str(), self.cluster.shared_bytes, self.cluster.shape->shared_limit);
-  if (offset + bytes + kGuard > kArena) fail("the emulator's shared memory is full");
-  self.arrays.push_back({key, offset, bytes});
-  for (auto& block : self.cluster.blocks) {
-    std::memset(block->shared + offset, 0xFF, bytes);
-    std::memset(block->shared + offset + bytes, kGuardByte, kGuard);
-  }
-  return current->block->shared + offset;
-}
-
-void* dynamic_shared() { return current->block->shared; }
-
-Block* block_of(const void* address) {
-  for (auto& block : executor->cluster.blocks)
-    if (address >= block->shared && address < block->shared + kArena) return block.get();
-  return nullptr;
-}
-
-bool is_in_shared_array(const Block& block, const void* address, size_t bytes) {
-  const auto* const at = static_cast<const char*>(address);
-  if (at >= block.shared && at + bytes <= block.shared + block.cluster->shape->dynamic_shared)
-    return true;
-  for (const StaticArray& array : executor->arrays)
-    if (at >= block.shared + array.offset &&
-        at + bytes <= block.shared + array.offset + array.bytes)
-      return true;
-  return false;
-}
-
-void require_shared(const void* address, size_t bytes, const char* what, Site site) {
-  const Block& block = *current->block;
-  if (is_in_shared_array(block, address, bytes)) return;
-  const auto* const at = static_cast<const char*>(address);
-  if (at >= block.shared && at < block.shared + kArena)
-    fail("%s at %s: %zu bytes at offset %td are outside every array of shared memory", what,
-         describe(site).c_str(), bytes, at - block.shared);
-  fail("%s at %s: the address is not in shared memory of its block", what, describe(site).c_str());
-}
-
-char* proxy_view(Block& block) {
-  if (!block.proxy) {
-    block.proxy = executor->arenas[block.rank * 2 + 1];
-    std::memset(block.proxy, 0xFF, kArena);
-  }
-  return block.proxy;
-}
-
-size_t shared_extent(const Block& block) {
-  size_t end = block.cluster->shape->dynamic_shared;
-  for (const StaticArray& array : executor->arrays) end = array.offset + array.bytes;
-  return end;
 }
 
 std::string describe_site(const Site& site) { return describe(site); }

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "emulator.h"
+#include "race.h"
 
 #define __global__
 #define __device__
@@ -62,7 +63,8 @@ constexpr int warpSize = 32;
 #define __syncthreads() ::polylora::emulator::sync_threads(PL_SITE)
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, PL_CALLER) {
-  ::polylora::emulator::meet_warp(mask, "__syncwarp", site, nullptr, [](void* const*, uint32_t) {});
+  ::polylora::emulator::meet_warp(mask, "__syncwarp", site, ::polylora::emulator::current,
+                                  ::polylora::emulator::race::meet);
 }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
@@ -225,37 +227,45 @@ T __ldg(const T* address) {
 
 // ---- Atomics, on integers: one OS thread runs a stream's grids, so plain operations will do
 
+#define PL_ATOMIC __attribute__((no_sanitize("thread"), noinline))
+
 template <class T, class U>
-T atomicAdd(T* address, U value) {
+PL_ATOMIC T atomicAdd(T* address, U value, PL_CALLER) {
   static_assert(!std::is_floating_point<T>::value, "no floating-point atomics: determinism");
+  ::polylora::emulator::race::atomic(address, sizeof(T), "atomicAdd", site);
   const T old = *address;
   *address = T(old + T(value));
   return old;
 }
 template <class T, class U>
-T atomicMax(T* address, U value) {
+PL_ATOMIC T atomicMax(T* address, U value, PL_CALLER) {
+  ::polylora::emulator::race::atomic(address, sizeof(T), "atomicMax", site);
   const T old = *address;
   if (T(value) > old) *address = T(value);
   return old;
 }
 template <class T, class U>
-T atomicMin(T* address, U value) {
+PL_ATOMIC T atomicMin(T* address, U value, PL_CALLER) {
+  ::polylora::emulator::race::atomic(address, sizeof(T), "atomicMin", site);
   const T old = *address;
   if (T(value) < old) *address = T(value);
   return old;
 }
 template <class T, class U>
-T atomicExch(T* address, U value) {
+PL_ATOMIC T atomicExch(T* address, U value, PL_CALLER) {
+  ::polylora::emulator::race::atomic(address, sizeof(T), "atomicExch", site);
   const T old = *address;
   *address = T(value);
   return old;
 }
 template <class T, class U, class V>
-T atomicCAS(T* address, U compare, V value) {
+PL_ATOMIC T atomicCAS(T* address, U compare, V value, PL_CALLER) {
+  ::polylora::emulator::race::atomic(address, sizeof(T), "atomicCAS", site);
   const T old = *address;
   if (old == T(compare)) *address = T(value);
   return old;
 }
+#undef PL_ATOMIC
 
 // ---- The run-time library
 
@@ -336,6 +346,8 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, size_t keep);
 cudaError_t cudaMallocFromPoolAsync(void** data, size_t bytes, cudaMemPool_t pool,
                                     cudaStream_t stream);
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream);
+cudaError_t cudaMalloc(void** data, size_t bytes);
+cudaError_t cudaFree(void* data);
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned flags);
