@@ -66,8 +66,13 @@ export async function runEmulated(build, args, env = {}) {
   return { passed, failed, skipped }
 }
 
-/** Whether a device can be there at all. */
-export const hasDriver = existsSync('/proc/driver/nvidia/version')
+/** The programs that nvcc built, on the device; without a driver they run in the emulator alone. */
+export async function runOnDevice() {
+  if (!findProgram('nvcc')) return []
+  if (existsSync('/proc/driver/nvidia/version')) return runCudaPrograms('device')
+  console.log('  - no NVIDIA driver is here: the programs run in the emulator alone')
+  return []
+}
 
 /**
  * Where nvcc is: the library and the programs compile for every architecture, and what ptxas says of them holds.

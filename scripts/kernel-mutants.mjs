@@ -33,10 +33,10 @@ const mutants = [
     found: { plain: 'values', race: 'race' },
   },
   {
-    name: 'elementwise kernels go past the end',
+    name: 'elementwise kernels take one element too many',
     file: 'cuda/layout.h',
     from: 'if (i < count) body(i);',
-    to: 'body(i);',
+    to: 'if (i <= count) body(i);',
     sources: ['cuda/add.cu'],
     test: 'test/ops/add.test.ts',
     found: { plain: 'guards', race: 'bounds' },

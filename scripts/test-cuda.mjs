@@ -4,7 +4,7 @@
 // says. Arguments after -- are files, or options of mocha, for the operation tests, which then run
 // alone.
 import { bootstrap } from './bootstrap.mjs'
-import { buildEmulated, checkNvcc, hasDriver, runCudaPrograms, runEmulated } from './cuda.mjs'
+import { buildEmulated, checkNvcc, runCudaPrograms, runEmulated, runOnDevice } from './cuda.mjs'
 import { runKernelMutants } from './kernel-mutants.mjs'
 import { runMain, ScriptError } from './run.mjs'
 import { closingLine, isSuccess, sum } from './totals.mjs'
@@ -27,9 +27,7 @@ runMain(async () => {
   const totals = []
   if (args.length === 0) {
     totals.push(await checkNvcc())
-    if (!hasDriver)
-      console.log('  - no NVIDIA driver is here: the programs run in the emulator alone')
-    else totals.push(...(await runCudaPrograms('device')))
+    totals.push(...(await runOnDevice()))
     for (const mode of modes) totals.push(...(await runCudaPrograms('plain', mode)))
     totals.push(...(await runCudaPrograms('race')), ...(await runCudaPrograms('sanitized')))
     totals.push(await runKernelMutants())

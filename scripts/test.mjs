@@ -3,7 +3,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { bootstrap, buildNativePrograms, root } from './bootstrap.mjs'
-import { buildEmulated, checkNvcc, runCudaPrograms, runEmulated } from './cuda.mjs'
+import { buildEmulated, checkNvcc, runCudaPrograms, runEmulated, runOnDevice } from './cuda.mjs'
 import { runMocha } from './mocha.mjs'
 import { runProgram } from './programs.mjs'
 import { runMain, ScriptError } from './run.mjs'
@@ -33,6 +33,7 @@ async function runCudaTests() {
   }
   return [
     await checkNvcc(),
+    ...(await runOnDevice()),
     ...(await runCudaPrograms('plain')),
     ...(await runCudaPrograms('race')),
     await runEmulated('race', ['test/ops/**/*.test.ts']),

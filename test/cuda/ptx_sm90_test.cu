@@ -210,7 +210,7 @@ void test_stmatrix(TestStream& stream) {
 constexpr int kDepth = 64;
 
 // Of a tile in shared memory with the 128-byte swizzle; distances in bytes.
-__device__ inline uint64_t descriptor(const void* tile, int leading, int stride) {
+[[maybe_unused]] __device__ inline uint64_t descriptor(const void* tile, int leading, int stride) {
 #ifdef POLYLORA_CUDA_EMULATED
   const auto address = uint64_t(static_cast<const char*>(tile) -
                                 static_cast<const char*>(emulator::dynamic_shared()));

@@ -40,9 +40,11 @@ struct State {
   unsigned next_recent = 0;
 };
 
+// On the heap: a library that is opened has little room for what is of threads.
 State& state() {
-  static thread_local State value;
-  return value;
+  static thread_local std::unique_ptr<State> value;
+  if (!value) value = std::make_unique<State>();
+  return *value;
 }
 
 size_t agent_of(const State& self, const Thread& thread) {
