@@ -190,6 +190,10 @@ void Device::look_for_failure() {
   if (found.kind == int32_t(FailureKind::number))
     return fail(make_status(PL_DEVICE, "%s: %.31s %lld is %g, must be %.47s", operation, found.name,
                             number(found.at), double(found.number), found.allowed));
+  if (found.kind == int32_t(FailureKind::range))
+    return fail(make_status(PL_DEVICE, "%s: %.31s[%lld] is %lld, must be from %lld to %lld",
+                            operation, found.name, number(found.at), number(found.value),
+                            number(found.least), number(found.limit)));
   fail(make_status(PL_DEVICE, "%s: %.31s[%lld] is %lld, allowed are 0 to %lld", operation,
                    found.name, number(found.at), number(found.value), number(found.limit - 1)));
 }

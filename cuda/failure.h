@@ -12,7 +12,7 @@
 
 namespace polylora::cuda {
 
-enum class FailureKind : int32_t { none = 0, index = 1, least = 2, number = 3 };
+enum class FailureKind : int32_t { none = 0, index = 1, least = 2, number = 3, range = 4 };
 
 // In memory that the host and the device both see.
 struct Failure {
@@ -22,6 +22,7 @@ struct Failure {
   int64_t at, value, limit;
   float number;
   char allowed[48];
+  int64_t least;  // of a range; limit is its last value then
 };
 
 #if defined(__CUDACC__) || defined(POLYLORA_CUDA_EMULATED)
@@ -32,13 +33,15 @@ __device__ inline void copy_text(char (&to)[kLength], const char* from) {
 }
 
 __device__ inline void report(Failure* failure, FailureKind kind, pl_operation operation,
-                              const char* name, int64_t at, int64_t value, int64_t limit) {
+                              const char* name, int64_t at, int64_t value, int64_t limit,
+                              int64_t least = 0) {
   if (atomicCAS(&failure->kind, 0, int32_t(kind)) != 0) return;
   failure->operation = operation;
   copy_text(failure->name, name);
   failure->at = at;
   failure->value = value;
   failure->limit = limit;
+  failure->least = least;
 }
 
 // "<operation>: <name>[at] is value, allowed are 0 to limit - 1"
@@ -62,6 +65,12 @@ __device__ inline void report_number(Failure* failure, pl_operation operation, c
   failure->at = at;
   failure->number = number;
   copy_text(failure->allowed, allowed);
+}
+
+// "<operation>: <name>[at] is value, must be from `least` to `most`"
+__device__ inline void report_range(Failure* failure, pl_operation operation, const char* name,
+                                    int64_t at, int64_t value, int64_t least, int64_t most) {
+  report(failure, FailureKind::range, operation, name, at, value, most, least);
 }
 
 #endif

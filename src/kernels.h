@@ -237,6 +237,7 @@ typedef struct pl_attention_args {
   float scale;
   pl_tensor o;   /* f32 [T,Hq,D] */
   pl_tensor lse; /* optional f32 [Hq,T]: log of the sum of exponentials of the scaled scores */
+  int32_t bf16_operands; /* products may round their operands to bf16; sums stay float32 */
 } pl_attention_args;
 
 typedef struct pl_attention_backward_args {
@@ -252,6 +253,7 @@ typedef struct pl_attention_backward_args {
   pl_tensor dq;
   pl_tensor dk;
   pl_tensor dv;
+  int32_t bf16_operands;
 } pl_attention_backward_args;
 
 /* cache[row_sequence[t], row_position[t]] = x[t] */

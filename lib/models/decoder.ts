@@ -86,7 +86,7 @@ export class Decoder {
     this.config = config
     this.weights = weights
     this.#rotary = new Rotary(device, config.headDim, config.rope, config.maxPositions)
-    this.#attentionShape = config
+    this.#attentionShape = { ...config, compute: weights.head.weight.compute }
   }
 
   /**

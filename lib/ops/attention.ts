@@ -5,6 +5,8 @@ export interface AttentionShape {
   readonly numHeads: number
   readonly numKeyValueHeads: number
   readonly headDim: number
+  /** bf16: a device that gains by it rounds the operands of the products; sums stay float32. Default: f32. */
+  readonly compute?: 'f32' | 'bf16'
 }
 
 /**
@@ -31,6 +33,7 @@ export function attention(
   const queryHeads = [numTokens, numHeads, headDim]
   const keyHeads = [numTokens, numKeyValueHeads, headDim]
   const scale = 1 / Math.sqrt(headDim)
+  const bf16Operands = shape.compute === 'bf16'
   const o = Tensor.empty(device, q.shape)
   const records = tape !== null && (tape.tracks(q) || tape.tracks(k) || tape.tracks(v))
   const lse = records ? Tensor.empty(device, [numHeads, numTokens]) : null
@@ -42,6 +45,7 @@ export function attention(
     scale,
     o: o.view(queryHeads).native,
     lse: lse?.native,
+    bf16Operands,
   })
   if (lse === null) return o
   tape!.record({
@@ -65,6 +69,7 @@ export function attention(
         dq: dq.view(queryHeads).native,
         dk: dk.view(keyHeads).native,
         dv: dv.view(keyHeads).native,
+        bf16Operands,
       })
       return [dq, dk, dv]
     },

@@ -62,9 +62,10 @@ FIELDS(rms_norm_backward, TENSOR(dy), TENSOR(x), TENSOR(weight), TENSOR(rstd), O
 FIELDS(rope, TENSOR(x), TENSOR(positions), TENSOR(cosines), TENSOR(sines), FIELD(flag, inverse),
        TENSOR(y))
 FIELDS(attention, TENSOR(q), TENSOR(k), TENSOR(v), TENSOR(cu_seqlens), FIELD(float32, scale),
-       TENSOR(o), OPTIONAL(lse))
+       TENSOR(o), OPTIONAL(lse), FIELD(flag, bf16_operands))
 FIELDS(attention_backward, TENSOR(q), TENSOR(k), TENSOR(v), TENSOR(o), TENSOR(lse), TENSOR(d_o),
-       TENSOR(cu_seqlens), FIELD(float32, scale), TENSOR(dq), TENSOR(dk), TENSOR(dv))
+       TENSOR(cu_seqlens), FIELD(float32, scale), TENSOR(dq), TENSOR(dk), TENSOR(dv),
+       FIELD(flag, bf16_operands))
 FIELDS(cache_append, TENSOR(x), TENSOR(row_sequence), TENSOR(row_position), TENSOR(cache))
 FIELDS(attention_cached, TENSOR(q), TENSOR(k_cache), TENSOR(v_cache), TENSOR(row_sequence),
        TENSOR(row_position), FIELD(float32, scale), TENSOR(o))

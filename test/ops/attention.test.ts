@@ -14,6 +14,7 @@ import {
   attentionBackward,
   type AttentionSizes,
   centralDifferences,
+  roundToBfloat16,
 } from './reference.js'
 import { forwardBackward, forwardPass } from './tape.js'
 
@@ -23,7 +24,7 @@ class AttentionCase {
   readonly numTokens: number
   readonly inputs: Record<'q' | 'k' | 'v', Float32Array>
   readonly cotangent: Float32Array
-  #backward: ReturnType<typeof attentionBackward> | null = null
+  memory: { backward?: ReturnType<typeof attentionBackward> } = {}
 
   constructor(lengths: readonly number[], sizes: AttentionSizes, seed: number) {
     const { numHeads, numKeyValueHeads, headDim } = sizes
@@ -47,7 +48,7 @@ class AttentionCase {
 
   backward() {
     const { q, k, v } = this.inputs
-    return (this.#backward ??= attentionBackward(
+    return (this.memory.backward ??= attentionBackward(
       q,
       k,
       v,
@@ -76,7 +77,19 @@ class AttentionCase {
     return values.slice(begin * columns, end * columns)
   }
 
-  async run(device: Device) {
+  /** The same case with inputs that bf16 holds exactly. */
+  rounded(): AttentionCase {
+    const rounded = new AttentionCase([], this.sizes, 0)
+    const round = (values: Float32Array) => Float32Array.from(roundToBfloat16(values))
+    const { q, k, v } = this.inputs
+    return Object.assign(rounded, this, {
+      inputs: { q: round(q), k: round(k), v: round(v) },
+      cotangent: round(this.cotangent),
+      memory: {},
+    })
+  }
+
+  async run(device: Device, compute: 'f32' | 'bf16' = 'f32') {
     return evaluate(() => {
       const [q, k, v] = Object.values(this.inputs).map((values) =>
         Tensor.from(device, values, [this.numTokens, values.length / Math.max(this.numTokens, 1)]),
@@ -85,7 +98,7 @@ class AttentionCase {
       const { outputs, gradients } = forwardBackward(
         device,
         [q, k, v],
-        (pass) => [attention(pass, q, k, v, cuSeqlens, this.sizes)],
+        (pass) => [attention(pass, q, k, v, cuSeqlens, { ...this.sizes, compute })],
         [this.cotangent],
       )
       return { o: outputs[0], dq: gradients[0]!, dk: gradients[1]!, dv: gradients[2]! }
@@ -119,6 +132,12 @@ const cases = {
     44,
   ),
   'heads of 64': new AttentionCase([70, 33], { numHeads: 2, numKeyValueHeads: 1, headDim: 64 }, 45),
+  'heads of 128': new AttentionCase([133], { numHeads: 2, numKeyValueHeads: 1, headDim: 128 }, 49),
+  'heads of 130': new AttentionCase(
+    [3, 67],
+    { numHeads: 2, numKeyValueHeads: 2, headDim: 130 },
+    50,
+  ),
 }
 
 describe('the float64 reference of attention', () => {
@@ -149,24 +168,59 @@ forEachDevice('attention', (context) => {
       assertClose(dv, exact.dv, tolerance, 'dv')
     })
 
-  it('gives a sequence the same bits alone and packed, forward and backward', async () => {
+  for (const [title, exact] of Object.entries(cases))
+    it(`and its gradients agree with float64, operands in bf16: ${title}`, async () => {
+      const one = exact.rounded()
+      const { o, dq, dk, dv } = await one.run(context.device, 'bf16')
+      // The inputs are exact. Probabilities are rounded, by 2^-9 of themselves, and so are the gradients of the scores,
+      // whose sums keep that as a random walk: 4 for the largest of many elements. o's first rows are v's, so that it
+      // is as large as v.
+      assertClose(o, one.forward(), 2 ** -8, 'o')
+      const { dq: expectedDq, dk: expectedDk, dv: expectedDv } = one.backward()
+      assertClose(dq, expectedDq, 2 ** -7, 'dq')
+      assertClose(dk, expectedDk, 2 ** -7, 'dk')
+      assertClose(dv, expectedDv, 2 ** -7, 'dv')
+    })
+
+  for (const compute of ['f32', 'bf16'] as const)
+    it(`gives a sequence the same bits alone and packed, forward and backward, in ${compute}`, async () => {
+      const one = cases['sequences beyond one tile, heads of 18']
+      const whole = await one.run(context.device, compute)
+      for (const [first, last] of [
+        [0, 1],
+        [1, 2],
+        [2, 3],
+        [4, 5],
+        [1, 4],
+      ]) {
+        const [begin, end] = [one.cuSeqlens[first], one.cuSeqlens[last]]
+        const part = await one.sequences(first, last).run(context.device, compute)
+        for (const name of ['o', 'dq', 'dk', 'dv'] as const)
+          assertSameBits(
+            part[name],
+            one.rows(whole[name], begin, end),
+            `${name} of sequences ${first} to ${last}`,
+          )
+      }
+    })
+
+  it('gives a row the same bits whatever comes after it', async () => {
     const one = cases['sequences beyond one tile, heads of 18']
-    const whole = await one.run(context.device)
-    for (const [first, last] of [
-      [0, 1],
-      [1, 2],
-      [2, 3],
-      [4, 5],
-      [1, 4],
-    ]) {
-      const [begin, end] = [one.cuSeqlens[first], one.cuSeqlens[last]]
-      const part = await one.sequences(first, last).run(context.device)
-      for (const name of ['o', 'dq', 'dk', 'dv'] as const)
-        assertSameBits(
-          part[name],
-          one.rows(whole[name], begin, end),
-          `${name} of sequences ${first} to ${last}`,
-        )
+    const { numHeads, headDim } = one.sizes
+    for (const compute of ['f32', 'bf16'] as const) {
+      const whole = await one.sequences(4, 5).run(context.device, compute)
+      for (const length of [1, 63, 64, 65, 130]) {
+        const part = new AttentionCase([length], one.sizes, 0)
+        for (const name of ['q', 'k', 'v'] as const)
+          part.inputs[name].set(
+            one.inputs[name].subarray(
+              (one.cuSeqlens[4] * part.inputs[name].length) / length,
+              ((one.cuSeqlens[4] + length) * part.inputs[name].length) / length,
+            ),
+          )
+        const { o } = await part.run(context.device, compute)
+        assertSameBits(o, whole.o.slice(0, length * numHeads * headDim), `${compute}, ${length}`)
+      }
     }
   })
 
@@ -227,14 +281,14 @@ forEachDevice('attention', (context) => {
 
 forEachDevice('attentionCached', (context) => {
   const sizes = { numHeads: 6, numKeyValueHeads: 2, headDim: 10 }
-  const lengths = [9, 1, 70, 33]
-  const one = new AttentionCase(lengths, sizes, 48)
 
   /** Feeds sequences in steps: step i holds how many more rows of which sequence. */
   async function feed(
+    one: AttentionCase,
     steps: readonly (readonly [sequence: number, rows: number][])[],
   ): Promise<Float32Array> {
     const { device } = context
+    const lengths = Array.from(one.cuSeqlens.slice(1), (end, i) => end - one.cuSeqlens[i])
     const done = lengths.map(() => 0)
     const o = new Float32Array(one.inputs.q.length)
     const width = sizes.numHeads * sizes.headDim
@@ -287,7 +341,9 @@ forEachDevice('attentionCached', (context) => {
   }
 
   it('agrees with attention over the whole sequences, however they are fed', async () => {
-    const whole = await feed([lengths.map((length, sequence) => [sequence, length])])
+    const lengths = [9, 1, 70, 33]
+    const one = new AttentionCase(lengths, sizes, 48)
+    const whole = await feed(one, [lengths.map((length, sequence) => [sequence, length])])
     const tolerance = 10 * roundingTolerance(80)
     assertClose(whole, one.forward(), tolerance, 'prefill')
     // Prompts of three sequences, then one token at a time, two at a time for one of them, the last sequence later.
@@ -307,9 +363,36 @@ forEachDevice('attentionCached', (context) => {
       ],
       [[3, 2]],
     )
-    const pieces = await feed(steps)
+    const pieces = await feed(one, steps)
     assertClose(pieces, one.forward(), tolerance, 'in pieces')
     // A row's bits depend on no other row of its pass.
+    assertSameBits(pieces, whole)
+  })
+
+  it('has the same bits for a long sequence as a whole and token by token', async () => {
+    const one = new AttentionCase([531, 6], { ...sizes, headDim: 4 }, 51)
+    const whole = await feed(one, [
+      [
+        [0, 531],
+        [1, 6],
+      ],
+    ])
+    assertClose(whole, one.forward(), 10 * roundingTolerance(535), 'as a whole')
+    const pieces = await feed(one, [
+      [[0, 254]],
+      [[0, 1]],
+      [
+        [0, 1],
+        [1, 5],
+      ],
+      [
+        [0, 1],
+        [1, 1],
+      ],
+      [[0, 254]],
+      [[0, 1]],
+      [[0, 19]],
+    ])
     assertSameBits(pieces, whole)
   })
 })
