@@ -8,10 +8,10 @@
 // sequence up to itself alone.
 //
 // Predicted, not measured: 8 sequences of 1,024, 28 heads of 128 over 4, bf16, on an H100 SXM. The
-// products are 60 GFLOP, with the diagonal's tiles 67; mma.sync reaches some 600 TFLOP/s, and a
-// warp of 32 rows reads 16 KB of shared memory for each 32 keys against 1,024 cycles of products,
-// so that at 60% of it they take 0.19 ms. Rounding k and v moves 50 MB (0.02 ms), q and o 235 MB
-// (0.07 ms, beneath the products). Two blocks of 128 threads an SM, by registers; 64 KB each.
+// products are 60 GFLOP, 67 with what the diagonal's tiles waste. For each 32 keys a block's warps
+// read 96 KB of shared memory, 770 cycles, against some 800 of mma.sync at its best (600 TFLOP/s);
+// at 60% of that 0.19 ms. Rounding k and v moves 50 MB, 0.02 ms; q and o, 235 MB, go beneath the
+// products. Two blocks of 128 threads an SM, by registers; 64 KB each.
 #include "cuda/attention.h"
 #include "cuda/operations.h"
 

@@ -9,11 +9,12 @@
 // runs in the order of the rows. With bf16 operands q, k, v, d_o, p and ds are rounded.
 //
 // Predicted, not measured: 8 sequences of 1,024, 28 heads of 128 over 4, bf16, on an H100 SXM:
-// three and four products of 33 GFLOP with the diagonal's tiles. A warp has 16 rows here, since dk
-// and dv take 128 registers, so that shared memory is what limits: 40 KB for each 32 rows against
-// 256 cycles of products at 128 bytes a cycle. At 250 TFLOP/s 0.93 ms, rounding (400 MB) and delta
-// (235 MB) 0.2 ms. Two blocks of 128 threads an SM, by registers; 64 KB each. A warpgroup's wgmma
-// would read its right operands once for 64 rows: the next step.
+// three and four products of 33 GFLOP with what the diagonal's tiles waste. A warp has 16 rows
+// here, since dk and dv take 128 registers, so that shared memory is what limits: for each 32 rows
+// that pass by 128 and 160 KB a block, 1,020 and 1,280 cycles, against 600 and 810 of mma.sync at
+// its best (600 TFLOP/s). At 290 TFLOP/s 0.8 ms, and 0.2 ms for rounding (400 MB) and delta (235
+// MB). Two blocks of 128 threads an SM, by registers; 64 KB each. A warpgroup's wgmma would read
+// its right operands once for 64 rows: the next step.
 #include "cuda/attention.h"
 #include "cuda/operations.h"
 

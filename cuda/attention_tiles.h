@@ -66,12 +66,12 @@ struct Bf16Tiles {
   using Scores = Held<kStreamed>;
 
   explicit __device__ Bf16Tiles(char*) {}
-  static __device__ int first_row() { return int(threadIdx.x) / 32 * kWarpRows; }
+  static __device__ int first_row() { return int(threadIdx.x / 32) * kWarpRows; }
   static __device__ int row(int slot) {
-    return first_row() + slot / 2 * 16 + int(threadIdx.x) % 32 / 4 + slot % 2 * 8;
+    return first_row() + slot / 2 * 16 + int(threadIdx.x % 32 / 4) + slot % 2 * 8;
   }
   static __device__ int column(int slot) {
-    return slot / 2 * 8 + int(threadIdx.x) % 4 * 2 + slot % 2;
+    return slot / 2 * 8 + int(threadIdx.x % 4) * 2 + slot % 2;
   }
   static __device__ bool is_first_of_row() { return threadIdx.x % 4 == 0; }
   static __device__ float row_sum(float value) { return lanes_sum<4>(value); }
@@ -86,7 +86,7 @@ struct Bf16Tiles {
   // scores = rows streamed^T
   __device__ void multiply(Scores& scores, const char* rows, const char* streamed) const {
     scores = {};
-#pragma unroll
+#pragma unroll 2  // a register for each of more addresses is too many
     for (int k = 0; k < kWidth / 16; ++k) {
       uint32_t a[kBlocks][4];
 #pragma unroll
@@ -149,9 +149,9 @@ struct FloatTiles {
   using Scores = Held<kStreamed>;
 
   explicit __device__ FloatTiles(char* scratch) : scratch_(reinterpret_cast<float*>(scratch)) {}
-  static __device__ int first_row() { return int(threadIdx.x) / 32 * kWarpRows; }
-  static __device__ int row(int slot) { return int(threadIdx.x) / 16 * 4 + slot; }
-  static __device__ int column(int slot) { return int(threadIdx.x) % 16 + slot * 16; }
+  static __device__ int first_row() { return int(threadIdx.x / 32) * kWarpRows; }
+  static __device__ int row(int slot) { return int(threadIdx.x / 16) * 4 + slot; }
+  static __device__ int column(int slot) { return int(threadIdx.x % 16) + slot * 16; }
   static __device__ bool is_first_of_row() { return threadIdx.x % 16 == 0; }
   static __device__ float row_sum(float value) { return lanes_sum<16>(value); }
   static __device__ float row_max(float value) { return lanes_max<16>(value); }

@@ -8,22 +8,17 @@
 #include "cuda/layout.h"
 #include "cuda/numbers.h"
 #include "cuda/product.h"
-#include "cuda/ptx.h"
+#include "cuda/tile_bf16.h"
 
 namespace polylora::cuda {
 namespace {
 
 constexpr int kThreads = 256, kTile = 128, kStep = 32, kStages = 4;
-constexpr int kChunks = kStep / 8;             // of 16 bytes in a row of a tile
-constexpr int kTileBytes = kTile * kStep * 2;  // of one operand
+using Tile = TileBf16<kStep>;
+constexpr int kChunks = Tile::kChunks;
+constexpr int kTileBytes = kTile * Tile::kRowBytes;  // of one operand
 constexpr int kSharedBytes = kStages * 2 * kTileBytes;
 constexpr int kWarpRows = 64, kWarpColumns = 32;  // 2 x 4 warps
-
-// Rows of 64 bytes: the chunk's place is exchanged by the row's number, so that the eight rows that
-// an ldmatrix reads at once lie in different banks.
-__device__ inline int chunk_offset(int row, int chunk) {
-  return row * kStep * 2 + ((chunk ^ (row >> 1 & 3)) << 4);
-}
 
 // Where the copying stands: a step of a segment.
 struct Cursor {
@@ -46,7 +41,7 @@ __device__ inline void copy_tile(char* tile, const bf16* from, int64_t stride, i
     const int64_t r = first + row, c = k + chunk * 8;
     // Columns up to the next multiple of 8 are zeros in memory.
     const bool is_inside = r < limit && c < k_limit;
-    ptx::cp_async_16(tile + chunk_offset(row, chunk), is_inside ? from + r * stride + c : from,
+    ptx::cp_async_16(tile + Tile::offset(row, chunk), is_inside ? from + r * stride + c : from,
                      is_inside ? 16 : 0);
   }
 }
@@ -88,20 +83,14 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int half = 0; half < kStep / 16; ++half) {
       uint32_t a[4][4], b[2][4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        ptx::ldmatrix_x4(a[i],
-                         x + chunk_offset(warp_row + i * 16 + lane % 16, half * 2 + lane / 16));
+      for (int i = 0; i < 4; ++i) Tile::left(a[i], x, warp_row + i * 16, half * 2);
 #pragma unroll
-      for (int j = 0; j < 2; ++j)
-        ptx::ldmatrix_x4(b[j], w + chunk_offset(warp_column + j * 16 + lane % 8 + lane / 16 * 8,
-                                                half * 2 + lane / 8 % 2));
+      for (int j = 0; j < 2; ++j) Tile::right(b[j], w, warp_column + j * 16, half * 2);
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const uint32_t pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-          ptx::mma_m16n8k16_bf16(sums[i][j], a[i], pair);
-        }
+        for (int j = 0; j < 2; ++j)
+          multiply_16x16x16(sums[i][2 * j], sums[i][2 * j + 1], a[i], b[j]);
     }
   }
   ptx::cp_async_wait<0>();

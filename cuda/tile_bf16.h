@@ -14,8 +14,9 @@ struct TileBf16 {
   static constexpr int kChunks = kColumns / 8, kRowBytes = kColumns * 2;
 
   static __device__ int offset(int row, int chunk) {
-    constexpr int kExchanged = kChunks < 8 ? kChunks : 8;
-    return row * kRowBytes + ((chunk ^ (row / (8 / kExchanged) % kExchanged)) << 4);
+    // With fewer than eight chunks several rows lie side by side in the banks' 128 bytes.
+    constexpr unsigned kExchanged = kChunks < 8 ? kChunks : 8;
+    return row * kRowBytes + ((chunk ^ (unsigned(row) / (8 / kExchanged) % kExchanged)) << 4);
   }
 
   // Of rows first .. first + 15 and columns 8 chunk .. 8 chunk + 15, as the left operand.

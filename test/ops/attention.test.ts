@@ -288,6 +288,7 @@ forEachDevice('attentionCached', (context) => {
     steps: readonly (readonly [sequence: number, rows: number][])[],
   ): Promise<Float32Array> {
     const { device } = context
+    const { sizes } = one
     const lengths = Array.from(one.cuSeqlens.slice(1), (end, i) => end - one.cuSeqlens[i])
     const done = lengths.map(() => 0)
     const o = new Float32Array(one.inputs.q.length)
