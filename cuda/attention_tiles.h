@@ -164,7 +164,7 @@ struct FloatTiles {
 
   __device__ void multiply(Scores& scores, const char* rows, const char* streamed) const {
     scores = {};
-#pragma unroll 4
+#pragma unroll 2
     for (int d = 0; d < kWidth; d += 4) {
       float4 x[kRowSlots], y[kColumnSlots];
 #pragma unroll
@@ -188,7 +188,7 @@ struct FloatTiles {
   __device__ void accumulate(Held<kColumns>& sums, Scores& scores, const char* streamed,
                              int first = 0) const {
     share(scores);
-#pragma unroll 2
+#pragma unroll 1  // the largest heads' sums take most registers
     for (int k = 0; k < kStreamed; k += 4) {
       float p[kRowSlots][4];
 #pragma unroll

@@ -272,6 +272,7 @@ const operations: Record<string, (m: Maker) => object> = {
       scale: 0.3,
       o: m.f32(...q),
       lse: m.maybe(() => m.f32(q[1], t)),
+      bf16Operands: m.flag(),
     }
   },
   attention_backward: (m) => {
@@ -288,6 +289,7 @@ const operations: Record<string, (m: Maker) => object> = {
       dq: m.f32(...q),
       dk: m.f32(...kv),
       dv: m.f32(...kv),
+      bf16Operands: m.flag(),
     }
   },
   cache_append: (m) => {

@@ -209,7 +209,7 @@ forEachDevice('attention', (context) => {
     const { numHeads, headDim } = one.sizes
     for (const compute of ['f32', 'bf16'] as const) {
       const whole = await one.sequences(4, 5).run(context.device, compute)
-      for (const length of [1, 63, 64, 65, 130]) {
+      for (const length of [1, 64, 130]) {
         const part = new AttentionCase([length], one.sizes, 0)
         for (const name of ['q', 'k', 'v'] as const)
           part.inputs[name].set(
