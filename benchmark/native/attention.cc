@@ -109,11 +109,10 @@ int main(int count, char** arguments) {
     const double backward_time = best_time(threads, [&] {
       execute(PL_OPERATION_attention_backward, run_attention_backward, pool, backward, workspace);
     });
-    // Query-key pairs below and on the diagonal; 2 products forward, 7 in the two passes of the
-    // backward.
+    // Query-key pairs below and on the diagonal; 2 products forward, 5 backward.
     const double pairs =
         double(c.sequences) * double(c.length) * double(c.length + 1) / 2 * double(c.heads);
-    const double forward = 2 * 2 * pairs * double(c.d), back = 7 * 2 * pairs * double(c.d);
+    const double forward = 2 * 2 * pairs * double(c.d), back = 5 * 2 * pairs * double(c.d);
     if (json) {
       char name[80];
       std::snprintf(name, sizeof name, "%ldx%ld heads %ld/%ld of %ld", long(c.sequences),

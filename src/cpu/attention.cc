@@ -2,14 +2,18 @@
 // (Dao et al. 2022, "FlashAttention"; Dao 2023). Scores exist for one tile at a time.
 //
 // Forward: keys are transposed once, then each piece is one tile of queries of one head. Backward:
-// one pass with a piece for each tile of queries gives dQ, one with a piece for each tile of keys
-// gives dK and dV; both recompute the probabilities from the saved log of the sum of exponentials.
+// the probabilities are recomputed from the saved log of the sum of exponentials, a tile of keys at
+// a time. Where the workers have enough sequences and heads to share, a piece is a sequence's keys
+// from first to last, and gives dQ, dK and dV in five products. Elsewhere one pass with a piece for
+// each tile of queries gives dQ, one with a piece for each tile of keys gives dK and dV: seven
+// products, and every exponential twice. Each sum is the same chain both ways, and so are the bits.
 #ifndef PL_TARGET_FILE
 #define PL_TARGET_FILE "cpu/attention.cc"
 
 #include "cpu/attention.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "cpu/operations.h"
 #include "cpu/workspace.h"
@@ -27,13 +31,13 @@ struct AttentionPiece {
   int64_t out_stride, dq_stride, dk_stride, dv_stride;
   int64_t length, tile, d;
   // For dK and dV: the heads that share this key-value head, and their distance.
-  int64_t group, q_head, d_o_head, lse_head, delta_head;
+  int64_t group, q_head, d_o_head, lse_head, delta_head, dq_head;
   float scale;
   float* scratch;
 };
 
 struct AttentionKernels {
-  int64_t tile, panel;
+  int64_t lanes, tile, panel;
   void (*transpose_panel)(const float* x, int64_t row_stride, int64_t keys, int64_t d,
                           float* panel);
   void (*attention)(const AttentionPiece& piece);
@@ -150,6 +154,8 @@ void attention_backward_queries(const AttentionPiece& piece) {
       store_some(piece.dq + (first + r) * piece.dq_stride + i, load(sums + r * stride + i), d - i);
 }
 
+// dK and dV of a tile of keys, and if the piece has dq, what they add to dQ: then d must be a
+// multiple of kLanes, and the tiles before this one must be done.
 void attention_backward_keys(const AttentionPiece& piece) {
   const int64_t d = piece.d, stride = padded(d);
   const int64_t key = piece.tile * kTile, keys = smaller(kTile, piece.length - key);
@@ -175,6 +181,13 @@ void attention_backward_keys(const AttentionPiece& piece) {
         score_gradients(group, s + r * kTile, dp + r * kTile, kTile, covered, first + r + 1 - key,
                         piece.lse + head * piece.lse_head + first + r,
                         piece.delta + head * piece.delta_head + first + r, piece.scale);
+        if (piece.dq)
+          accumulate(
+              group,
+              {dp + r * kTile, kTile, 1, piece.k + key * piece.k_stride, piece.k_stride, seen,
+               piece.tile == 0, nullptr,
+               piece.dq + head * piece.dq_head + (first + r) * piece.dq_stride, piece.dq_stride},
+              d);
       }
       // On the diagonal, key r is seen from query r on; a group of keys takes the queries from its
       // first one. Those rows' scores reach over the whole group of keys, as queries and keys are
@@ -211,7 +224,8 @@ float dot(const float* a, const float* b, int64_t n) {
 }
 
 const AttentionKernels& attention_kernels() {
-  static const AttentionKernels kernels = {kTile,
+  static const AttentionKernels kernels = {kLanes,
+                                           kTile,
                                            kPanel,
                                            transpose_panel,
                                            attention,
@@ -314,6 +328,35 @@ void run_attention(Pool& pool, const pl_attention_args& args) {
   });
 }
 
+namespace {
+
+// The last tile of each sequence, those of the longest first, as the list has them.
+std::vector<AttentionTile> last_tiles(const AttentionTiles& tiles, int64_t rows) {
+  std::vector<AttentionTile> last;
+  for (const AttentionTile& tile : tiles.list)
+    if ((tile.tile + 1) * rows >= tile.length) last.push_back(tile);
+  return last;
+}
+
+// Whether the backward pass in pieces of whole sequences, five sevenths of the work, ends before
+// the one in pieces of tiles, which keeps all workers busy.
+bool shares_well(const std::vector<AttentionTile>& sequences, int64_t key_heads, int threads) {
+  std::vector<int64_t> busy(size_t(threads), 0);  // of each worker, as a heap: the least first
+  int64_t all = 0, most = 0;
+  for (const AttentionTile& last : sequences)
+    for (int64_t head = 0; head < key_heads; ++head) {
+      const int64_t pairs = (last.tile + 1) * (last.tile + 2) / 2;  // of tiles
+      std::pop_heap(busy.begin(), busy.end(), std::greater<>());
+      busy.back() += pairs;
+      most = std::max(most, busy.back());
+      std::push_heap(busy.begin(), busy.end(), std::greater<>());
+      all += pairs;
+    }
+  return most * threads * 5 <= all * 7;
+}
+
+}  // namespace
+
 uint64_t attention_backward_workspace(const pl_attention_backward_args& args) {
   return (2 * transposed_heads_size(args.k, args.cu_seqlens) +
           uint64_t(args.q.shape[0]) * uint64_t(args.q.shape[1])) *
@@ -366,6 +409,32 @@ void run_attention_backward(Pool& pool, const pl_attention_backward_args& args) 
     piece.scratch = worker.scratch_floats();
     return piece;
   };
+  const auto keys_piece_of = [&](const AttentionTile& tile, int64_t key_head, Worker& worker) {
+    AttentionPiece piece = piece_of(tile, key_head * group, worker);
+    piece.dk = dk.at(tile.begin, key_head);
+    piece.dk_stride = dk.row;
+    piece.dv = dv.at(tile.begin, key_head);
+    piece.dv_stride = dv.row;
+    piece.group = group;
+    piece.q_head = q.head;
+    piece.d_o_head = d_o.head;
+    piece.lse_head = lse_head;
+    piece.delta_head = total;
+    return piece;
+  };
+  const std::vector<AttentionTile> sequences = last_tiles(tiles, kernels.tile);
+  if (d % kernels.lanes == 0 && shares_well(sequences, key_heads, pool.threads())) {
+    pool.parallel(int64_t(sequences.size()) * key_heads, [&](int64_t index, Worker& worker) {
+      const AttentionTile& last = sequences[size_t(index / key_heads)];
+      const int64_t key_head = index % key_heads;
+      AttentionPiece piece = keys_piece_of(last, key_head, worker);
+      piece.dq = dq.at(last.begin, key_head * group);
+      piece.dq_stride = dq.row;
+      piece.dq_head = dq.head;
+      for (piece.tile = 0; piece.tile <= last.tile; ++piece.tile) kernels.backward_keys(piece);
+    });
+    return;
+  }
   pool.parallel(int64_t(tiles.list.size()) * heads, [&](int64_t index, Worker& worker) {
     const AttentionTile& tile = tiles.list[size_t(index / heads)];
     const int64_t head = index % heads;
@@ -378,18 +447,7 @@ void run_attention_backward(Pool& pool, const pl_attention_backward_args& args) 
   const int64_t count = int64_t(tiles.list.size());
   pool.parallel(count * key_heads, [&](int64_t index, Worker& worker) {
     const AttentionTile& tile = tiles.list[size_t(count - 1 - index / key_heads)];
-    const int64_t key_head = index % key_heads;
-    AttentionPiece piece = piece_of(tile, key_head * group, worker);
-    piece.dk = dk.at(tile.begin, key_head);
-    piece.dk_stride = dk.row;
-    piece.dv = dv.at(tile.begin, key_head);
-    piece.dv_stride = dv.row;
-    piece.group = group;
-    piece.q_head = q.head;
-    piece.d_o_head = d_o.head;
-    piece.lse_head = lse_head;
-    piece.delta_head = total;
-    kernels.backward_keys(piece);
+    kernels.backward_keys(keys_piece_of(tile, index % key_heads, worker));
   });
 }
 
