@@ -66,25 +66,46 @@ PL_INLINE void store_draws(Ints x, Ints y, Ints z, Ints w, uint16_t* draws) {
 #endif
 }
 
-// The 16 bits of kDraws columns from 8 * group on.
+// The 16 bits of kVectors * kDraws columns from 8 * group on. One vector's rounds wait for each
+// other, so that two take hardly longer than one. Where a round's operands are those of the whole
+// row, its product is one number: one of the two in each of the first two rounds.
+template <int kVectors>
 PL_INLINE void dropout_draws(const Dropout& dropout, int64_t row, int64_t group, uint16_t* draws) {
   // store_draws transposes each 128 bits by themselves: lane 4q + j has group kLanes/4 * j + q.
-  Ints x;
-  for (int i = 0; i < kLanes; ++i) x[i] = i % 4 * (kLanes / 4) + i / 4;
-  x = x + broadcast(int32_t((dropout.module << 16) | uint32_t(group)));
-  Ints y = broadcast(dropout.position[row]), z = broadcast(dropout.sample[row]);
-  Ints w = broadcast(int32_t(dropout.step));
-#pragma GCC unroll 10
-  for (int round = 0; round < 10; ++round) {
+  Ints groups;
+  for (int i = 0; i < kLanes; ++i) groups[i] = i % 4 * (kLanes / 4) + i / 4;
+  groups = groups + broadcast(int32_t((dropout.module << 16) | uint32_t(group)));
+  const auto& keys = dropout.keys;
+  const uint64_t first = uint64_t(kPhiloxMultiplier1) * uint32_t(dropout.sample[row]);
+  const uint64_t second =
+      kPhiloxMultiplier0 *
+      uint64_t(uint32_t(first >> 32) ^ uint32_t(dropout.position[row]) ^ keys[0][0]);
+  Ints x[kVectors], y[kVectors], z[kVectors], w[kVectors];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
     Ints low0, high0, low1, high1;
-    multiply_wide(x, kPhiloxMultiplier0, &low0, &high0);
-    multiply_wide(z, kPhiloxMultiplier1, &low1, &high1);
-    x = high1 ^ y ^ broadcast(int32_t(dropout.keys[round][0]));
-    z = high0 ^ w ^ broadcast(int32_t(dropout.keys[round][1]));
-    y = low1;
-    w = low0;
+    multiply_wide(groups + broadcast(int32_t(v * kLanes)), kPhiloxMultiplier0, &low0, &high0);
+    multiply_wide(high0 ^ broadcast(int32_t(dropout.step ^ keys[0][1])), kPhiloxMultiplier1, &low1,
+                  &high1);
+    x[v] = high1 ^ broadcast(int32_t(uint32_t(first) ^ keys[1][0]));
+    z[v] = low0 ^ broadcast(int32_t(uint32_t(second >> 32) ^ keys[1][1]));
+    y[v] = low1;
+    w[v] = broadcast(int32_t(uint32_t(second)));
   }
-  store_draws(x, y, z, w, draws);
+#pragma GCC unroll 8
+  for (int round = 2; round < 10; ++round)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      Ints low0, high0, low1, high1;
+      multiply_wide(x[v], kPhiloxMultiplier0, &low0, &high0);
+      multiply_wide(z[v], kPhiloxMultiplier1, &low1, &high1);
+      x[v] = high1 ^ y[v] ^ broadcast(int32_t(keys[round][0]));
+      z[v] = high0 ^ w[v] ^ broadcast(int32_t(keys[round][1]));
+      y[v] = low1;
+      w[v] = low0;
+    }
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) store_draws(x[v], y[v], z[v], w[v], draws + v * kDraws);
 }
 
 }  // namespace

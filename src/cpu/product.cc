@@ -12,6 +12,10 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+constexpr int64_t kMostJoined = kBlock + 32;  // words of k in a group of blocks
+// Columns of y that are masked at a time: draws come in vectors of as many as 128.
+constexpr int64_t kMaskColumns = 128;
+
 // How a segment is multiplied: float32; a bf16 panel widened, into scratch or on the way; both
 // operands rounded to bf16, as floats where the processor cannot multiply pairs.
 enum class Form { floats, widened, rounded, pairs };
@@ -29,7 +33,21 @@ struct Block {
   int64_t k, count;
   bool mask_after;
   bool x_in_place;  // x is read where it lies
+  bool joined;      // see join()
+  int64_t words() const { return divide_up(count, form == Form::pairs ? 2 : 1); }
 };
+
+// Joins blocks to groups, such as the last of a weight and a low-rank segment, that are hardly
+// longer than one block: a group's blocks follow one another for a few rows of y at a time, whose
+// sums stay in the first-level cache in between.
+void join(std::vector<Block>& blocks) {
+  int64_t words = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    Block& block = blocks[i];
+    block.joined = i > 0 && !blocks[i - 1].mask_after && words + block.words() <= kMostJoined;
+    words = (block.joined ? words : 0) + block.words();
+  }
+}
 
 std::vector<Block> blocks_of(const ProductKernels& kernels, const Product& product) {
   std::vector<Block> blocks;
@@ -43,15 +61,16 @@ std::vector<Block> blocks_of(const ProductKernels& kernels, const Product& produ
                           (product.layout != PL_TN || product.columns <= 4 * kPanel) &&
                           !shares_cache_lines(segment.x_stride);
     for (int64_t k = 0; k < segment.k; k += step)
-      blocks.push_back({&segment, form, k, least(step, segment.k - k), false, in_place});
+      blocks.push_back({&segment, form, k, least(step, segment.k - k), false, in_place, false});
     if (segment.mask_after && !blocks.empty()) blocks.back().mask_after = true;
   }
+  join(blocks);
   return blocks;
 }
 
 // How the rows and columns of y are cut into tasks. In blocks: a block of x and its panels serve
 // all of a task, whose c waits in scratch. In panels: all blocks of x are there, and each panel is
-// multiplied from front to back.
+// multiplied from front to back, group by group.
 struct Plan {
   int64_t rows, columns;
   bool in_panels;
@@ -61,6 +80,12 @@ constexpr int64_t kPanelsFloats = kMostColumns / kPanel * kPanelStride;
 static_assert((kMostRows * kLead + kPanelsFloats + kMostRows * kMostColumns) * 4 <=
                   int64_t(kScratchBytes),
               "a task's blocks must fit a worker's scratch");
+// Of a group: blocks may be short, or empty.
+constexpr int64_t kMostBlocksJoined = 8;
+static_assert((kMostRows * kLead + kMostBlocksJoined * kPanelStride + kMostRows * kMaskColumns) *
+                      4 <=
+                  int64_t(kScratchBytes),
+              "a group's blocks must fit a worker's scratch");
 static_assert(kBlock % kPanel == 0, "blocks of k in NN are whole panels");
 
 struct Task {
@@ -76,11 +101,22 @@ struct Task {
     int64_t step;
   };
 
-  // The panel that is multiplied next.
+  // Blocks that are multiplied together, and the panel that comes next.
+  struct Group {
+    const Block *begin, *end;
+  };
   struct Ahead {
-    const Block* block;  // null: there is none
+    Group group;  // empty: there is none
     int64_t column;
   };
+
+  const Block* all_end() const { return blocks.data() + blocks.size(); }
+  Group group_from(const Block* begin) const {
+    const Block* end = begin;
+    while (end < all_end() && (end == begin || (end->joined && end - begin < kMostBlocksJoined)))
+      ++end;
+    return {begin, end};
+  }
 
   void run_in_blocks() {
     float* x_scratch = scratch;
@@ -94,9 +130,9 @@ struct Task {
         float* panel = panels + j / kPanel * kPanelStride;
         if (block.segment->weight)
           pack_panels(block, j, least(kPanel, columns - j), panel = panels);
-        Ahead ahead = {&block, j + kPanel};
-        if (ahead.column >= columns) ahead = {last ? nullptr : &block + 1, 0};
-        multiply(block, j, x_of(block, x_scratch), j == 0, panel, ahead, c + j * rows);
+        Ahead ahead = {{&block, &block + 1}, j + kPanel};
+        if (ahead.column >= columns) ahead = {{&block + 1, last ? &block + 1 : &block + 2}, 0};
+        multiply({&block, &block + 1}, j, x_scratch, j == 0, panel, ahead, c + j * rows);
       }
       if (block.mask_after) mask(0, columns, c);
       if (block.mask_after && last)
@@ -105,19 +141,33 @@ struct Task {
   }
 
   void run_in_panels() {
-    float* panel = scratch + kMostRows * kLead;
-    float* c = panel + kPanelStride;
-    for (int64_t j = 0; j < columns; j += kPanel) {
+    float* panels = scratch + kMostRows * kLead;
+    float* c = panels + kMostBlocksJoined * kPanelStride;
+    bool masked = false;
+    for (const Block& block : blocks) masked = masked || block.mask_after;
+    const int64_t step = masked ? kMaskColumns : kPanel;
+    for (int64_t first = 0; first < columns; first += step) {
+      const int64_t end = least(first + step, columns);
       float* x_scratch = scratch;
-      for (const Block& block : blocks) {
-        const bool last = &block == &blocks.back();
-        pack_panels(block, j, least(kPanel, columns - j), panel);
-        Ahead ahead = {&block + 1, j};
-        if (last) ahead = {j + kPanel < columns ? &blocks.front() : nullptr, j + kPanel};
-        multiply(block, j, x_of(block, x_scratch), j == 0, panel, ahead, c);
-        if (!block.x_in_place) x_scratch += rows * kLead;
-        if (block.mask_after) mask(j, least(kPanel, columns - j), c);
-        if (block.mask_after && last) finish(j, 0, rows, c);
+      for (Group group = group_from(blocks.data()), next; group.begin < all_end(); group = next) {
+        next = group_from(group.end);
+        const bool last = group.end == all_end();
+        for (int64_t j = first; j < end; j += kPanel) {
+          const int64_t width = least(kPanel, columns - j);
+          for (const Block* block = group.begin; block < group.end; ++block)
+            pack_panels(*block, j, width, panels + (block - group.begin) * kPanelStride);
+          Ahead ahead = {group, j + kPanel};
+          if (ahead.column >= end) ahead = {next, first};
+          if (last && ahead.column == first) ahead = {group_from(blocks.data()), end};
+          if (ahead.column >= columns) ahead.group.end = ahead.group.begin;
+          multiply(group, j, x_scratch, j == 0, panels, ahead, c + (j - first) * rows);
+        }
+        for (const Block* block = group.begin; block < group.end; ++block)
+          if (!block->x_in_place) x_scratch += rows * kLead;
+        if (!group.end[-1].mask_after) continue;
+        mask(first, end - first, c);
+        if (last)
+          for (int64_t j = first; j < end; j += kPanel) finish(j, 0, rows, c + (j - first) * rows);
       }
     }
   }
@@ -221,12 +271,14 @@ struct Task {
       }
   }
 
-  // One of `parts` parts of the weight's words that a panel is made of, or is.
+  // One of `parts` parts of the weights' words that the next panels are made of, or are.
   void prefetch(Ahead ahead, int64_t part, int64_t parts) const {
-    if (!ahead.block || !ahead.block->segment->weight) return;
-    const Block& block = *ahead.block;
+    for (const Block* block = ahead.group.begin; block < ahead.group.end; ++block)
+      if (block->segment->weight) prefetch(*block, ahead.column, part, parts);
+  }
+  void prefetch(const Block& block, int64_t j, int64_t part, int64_t parts) const {
     const pl_weight& weight = *block.segment->weight;
-    const int64_t first = column + ahead.column;
+    const int64_t first = column + j;
     const int64_t per_word = weight.base.options.storage == PL_BF16 ? 2 : 1;
     if (product.layout == PL_NT) {
       const uint32_t* words = panel_pairs(weight, first / kPanel) + block.k / per_word * kPanel;
@@ -234,7 +286,7 @@ struct Task {
       prefetch_words(words + part * count / parts, words + (part + 1) * count / parts);
     } else {
       const int64_t count = divide_up(block.count, kPanel);
-      const int64_t width = divide_up(least(kPanel, columns - ahead.column), per_word) * kPanel;
+      const int64_t width = divide_up(least(kPanel, columns - j), per_word) * kPanel;
       for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
         const uint32_t* words =
             panel_pairs(weight, block.k / kPanel + i) + first / per_word * kPanel;
@@ -247,22 +299,30 @@ struct Task {
     for (; begin < end; begin += 16) __builtin_prefetch(begin, 0, 2);
   }
 
-  // c (+)= x times the panel of columns [j, j + kPanel), a few rows at a time: x is packed, the
-  // next panel fetched, and after the last block y made, in between.
-  void multiply(const Block& block, int64_t j, X x, bool pack_first, const float* packed,
+  // c (+)= x times the panels of columns [j, j + kPanel), a few rows at a time: x is packed, the
+  // next panels fetched, and after the last block y made, in between.
+  void multiply(Group group, int64_t j, float* x_scratch, bool pack_first, const float* panels,
                 Ahead ahead, float* c) {
     const int64_t width = least(kPanel, columns - j);
-    const bool last = &block == &blocks.back() && !block.mask_after;
-    const bool packs = x.packed && pack_first;
-    if (packs && product.layout == PL_TN) pack(block, 0, rows, x.packed);
+    const bool last = group.end == all_end() && !group.end[-1].mask_after;
+    const bool transposed = product.layout == PL_TN;
+    if (transposed && pack_first && !group.begin->x_in_place)
+      pack(*group.begin, 0, rows, x_scratch);
     const int64_t step = 2 * kernels.tile_rows, parts = divide_up(rows, step);
     for (int64_t i = 0; i < rows; i += step) {
       const int64_t count = least(step, rows - i);
-      if (packs && product.layout != PL_TN) pack(block, i, count, x.packed);
+      float* sums = c + i * kPanel;
       if (parts > 3) prefetch(ahead, i / step, parts);
       if (last) prefetch_y(j, i, count);
-      multiply_rows(block, j, width, i, count, x, packed, c);
-      if (last) finish(j, i, count, c + i * kPanel);
+      float* packed = x_scratch;
+      for (const Block* block = group.begin; block < group.end; ++block) {
+        const X x = x_of(*block, packed);
+        if (x.packed && pack_first && !transposed) pack(*block, i, count, x.packed);
+        multiply_rows(*block, j, width, i, count, x, panels + (block - group.begin) * kPanelStride,
+                      sums);
+        if (x.packed) packed += rows * kLead;
+      }
+      if (last) finish(j, i, count, sums);
     }
   }
 
@@ -285,9 +345,8 @@ struct Task {
       b = segment.w + block.k * segment.w_stride + column + j;
       b_step = segment.w_stride;
     }
-    c += i * kPanel;
     if (block.form == Form::pairs)
-      kernels.multiply_pairs(sum, count, width, divide_up(block.count, 2), a, b, c);
+      kernels.multiply_pairs(sum, count, width, block.words(), a, b, c);
     else if (few_rows_widened(block))
       kernels.multiply_widened(sum, count, width, block.count, a, x.step, b, c);
     else if (transposed)
@@ -329,7 +388,7 @@ Plan plan_of(const ProductKernels& kernels, const Product& product,
   int64_t packed_blocks = 0;
   double words = 0, packed_words = 0, panel_cost = 0;
   for (const Block& block : blocks) {
-    const double here = double(block.count) / (block.form == Form::pairs ? 2 : 1);
+    const double here = double(block.words());
     words += here;
     if (!block.x_in_place) {
       packed_blocks += 1;
@@ -408,7 +467,7 @@ void run_product(Pool& pool, const Product& product) {
   // The sum of nothing is a block without elements.
   Segment nothing = {};
   nothing.x = nothing.w = product.y;
-  if (blocks.empty()) blocks.push_back({&nothing, Form::floats, 0, 0, false, true});
+  if (blocks.empty()) blocks.push_back({&nothing, Form::floats, 0, 0, false, true, false});
   const Plan plan = plan_of(kernels, product, blocks, pool.threads());
   const int64_t row_tasks = divide_up(product.rows, plan.rows);
   const int64_t column_tasks = divide_up(product.columns, plan.columns);

@@ -138,12 +138,15 @@ PL_INLINE Ints load_draws(const uint16_t* draws) {
 
 static void drop(const Dropout& dropout, int64_t row, int64_t column, int64_t columns, float* data,
                  int64_t panel_stride) {
-  uint16_t draws[kDraws];
+  uint16_t draws[2 * kDraws];
   const Ints threshold = broadcast(int32_t(dropout.threshold));
   const Floats scale = broadcast(dropout.scale);
-  for (int64_t first = 0; first < columns; first += kDraws) {
-    const int64_t stop = columns - first < kDraws ? columns - first : kDraws;
-    dropout_draws(dropout, row, (column + first) / 8, draws);
+  for (int64_t first = 0; first < columns; first += 2 * kDraws) {
+    const int64_t stop = columns - first < 2 * kDraws ? columns - first : 2 * kDraws;
+    if (stop > kDraws)
+      dropout_draws<2>(dropout, row, (column + first) / 8, draws);
+    else
+      dropout_draws<1>(dropout, row, (column + first) / 8, draws);
     for (int64_t panel = 0; panel < stop; panel += kPanel) {
       float* at = data + (first + panel) / kPanel * panel_stride;
 #pragma GCC unroll 8
