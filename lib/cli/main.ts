@@ -7,6 +7,7 @@ import { evaluateCommand } from './evaluate.js'
 import { generateCommand } from './generate.js'
 import { mergeCommand } from './merge.js'
 import { describeError, exitCodeOf } from './report.js'
+import { studyCommand } from './study.js'
 import { trainCommand } from './train.js'
 
 const commands = [
@@ -14,6 +15,7 @@ const commands = [
   evaluateCommand,
   generateCommand,
   mergeCommand,
+  studyCommand,
   describeCommand,
   doctorCommand,
 ]

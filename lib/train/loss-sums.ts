@@ -19,6 +19,11 @@ export class LossSums {
     })
   }
 
+  /** How many were summed, by discipline. */
+  counts(): Record<string, number> {
+    return Object.fromEntries([...this.#byDiscipline].map(([name, { count }]) => [name, count]))
+  }
+
   means(): { loss: number; lossByDiscipline: Record<string, number> } {
     return {
       loss: this.#sum / this.#count,

@@ -188,6 +188,7 @@ export class SideBySideTrainer {
       learningRate: this.#options.learningRate * factor,
       tokens,
       trainedTokens: plan.trainedTokens,
+      trainedTokensByDiscipline: sums.counts(),
       applied,
       ...(routed ? { routing: routed } : {}),
     }

@@ -23,6 +23,7 @@ export interface StepReport {
   /** Tokens that went through the model. */
   readonly tokens: number
   readonly trainedTokens: number
+  readonly trainedTokensByDiscipline: Readonly<Record<string, number>>
   /** False if a loss or gradient was not finite: nothing was changed. */
   readonly applied: boolean
   /** What the routers did; only where there are any. */
@@ -107,6 +108,7 @@ export class Trainer {
         learningRate: this.#options.learningRate * factor,
         tokens,
         trainedTokens: plan.trainedTokens,
+        trainedTokensByDiscipline: sums.counts(),
         applied,
         ...(routed ? { routing: routed } : {}),
       }

@@ -1,0 +1,85 @@
+import type { CorpusRecord } from '../data/index.js'
+
+/** Near duplicates ask the same: above this cosine, with equal numbers, names and answer. */
+const leastCosine = 0.95
+
+/** Where a record is. */
+export interface Place {
+  readonly file: string
+  readonly line: number
+}
+
+/**
+ * Finds the records that say the same as one that it holds: equal but for case, spaces and punctuation, or with a cosine of
+ * character trigrams above 0.95 and equal numbers, capitalised words and answer. Two questions of one template are then
+ * not the same.
+ */
+export class DuplicateIndex {
+  readonly #blocks = new Map<string, { grams: Grams; place: Place }[]>()
+
+  add(record: CorpusRecord, place: Place): void {
+    const { block, grams } = signature(record)
+    const held = this.#blocks.get(block)
+    if (held) held.push({ grams, place })
+    else this.#blocks.set(block, [{ grams, place }])
+  }
+
+  /** The first such record. */
+  find(record: CorpusRecord): Place | null {
+    const { block, grams } = signature(record)
+    const found = this.#blocks.get(block)?.find((one) => cosine(one.grams, grams) > leastCosine)
+    return found?.place ?? null
+  }
+}
+
+interface Grams {
+  readonly counts: ReadonlyMap<string, number>
+  readonly norm: number
+}
+
+function signature(record: CorpusRecord): { block: string; grams: Grams } {
+  const { asked, answer } = textsOf(record)
+  const all = `${asked} ${answer}`.normalize('NFKC')
+  const numbers = all.match(/\d+(?:[.,]\d+)*/g) ?? []
+  const names = all.match(/\p{Lu}[\p{L}\p{N}]*/gu) ?? []
+  const block = [plain(answer), numbers.sort().join(' '), names.sort().join(' ')].join('\n')
+  const text = ` ${plain(asked)} `
+  const counts = new Map<string, number>()
+  for (let i = 0; i + 3 <= text.length; i++) {
+    const gram = text.slice(i, i + 3)
+    counts.set(gram, (counts.get(gram) ?? 0) + 1)
+  }
+  let square = 0
+  for (const count of counts.values()) square += count * count
+  return { block, grams: { counts, norm: Math.sqrt(square) } }
+}
+
+function cosine(a: Grams, b: Grams): number {
+  // Nothing was asked: the answers are equal already.
+  if (a.norm === 0 || b.norm === 0) return Number(a.norm === b.norm)
+  let sum = 0
+  for (const [gram, count] of a.counts) sum += count * (b.counts.get(gram) ?? 0)
+  return sum / (a.norm * b.norm)
+}
+
+const plain = (text: string) =>
+  text
+    .normalize('NFKC')
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}]+/gu, ' ')
+    .trim()
+
+function textsOf(record: CorpusRecord): { asked: string; answer: string } {
+  switch (record.kind) {
+    case 'text':
+      return { asked: record.text, answer: '' }
+    case 'completion':
+      return { asked: record.prompt, answer: record.completion }
+    case 'choice':
+      return { asked: record.question, answer: record.choices[record.answer] }
+    case 'chat': {
+      const texts = record.messages.map(({ content }) => (typeof content === 'string' ? content : ''))
+      return { asked: texts.slice(0, -1).join('\n'), answer: texts.at(-1) ?? '' }
+    }
+  }
+}

@@ -1,0 +1,308 @@
+import { join } from 'node:path'
+import type { Device } from '../device.js'
+import { DeviceError, isPolyloraError, AbortedError } from '../errors.js'
+import { nodeFileSystem } from '../file-system.js'
+import { mergeAdapter, mergeRecipe, parseRecipe } from '../merge/index.js'
+import { Model } from '../model.js'
+import { declareAdapter, methodSchema } from '../train/method.js'
+import { train } from '../train/train.js'
+import type { StepReport } from '../train/trainer.js'
+import { sourcesOf } from './mixture.js'
+import {
+  type ChoiceProcedure,
+  hashOf,
+  type MergeProcedure,
+  type Method,
+  partsOf,
+  type Procedure,
+  runId,
+  type TrainProcedure,
+  withTokens,
+} from './procedure.js'
+import { type Design, LossCurve, type RunRecord, type Specialization, readRun, writeRun } from './run-record.js'
+import { accuracyOf, scoreSet, type SetScores } from './scoring.js'
+import { examineExperts } from './specialization.js'
+import type { StudyConfig } from './study-config.js'
+import type { StudyData } from './study-data.js'
+import { drawSubset } from './subset.js'
+
+export interface LaboratoryOptions {
+  readonly config: StudyConfig
+  readonly data: StudyData
+  readonly device: Device
+  /** The study's. */
+  readonly folder: string
+  readonly signal?: AbortSignal
+  readonly onMessage?: (message: string) => void
+  /** A run that was not there before, or was. */
+  readonly onRun?: (record: RunRecord, isNew: boolean) => void
+}
+
+const warmupShare = 0.03
+
+/** Carries procedures out, each once: a finished run is a file, and is read where it is there. */
+export class Laboratory {
+  readonly #options: LaboratoryOptions
+  /** Hashes of the procedures that others go on from: their adapters are kept. */
+  readonly #parts = new Set<string>()
+  readonly #chosen = new Map<string, Promise<Procedure>>()
+  readonly #records = new Map<string, RunRecord>()
+
+  constructor(options: LaboratoryOptions) {
+    this.#options = options
+  }
+
+  /** Says that this will be asked for: adapters that others go on from are kept when they are first trained. */
+  announce(procedure: Procedure): void {
+    for (const part of partsOf(procedure)) {
+      this.#parts.add(hashOf(part))
+      this.announce(part)
+    }
+    if (procedure.kind === 'choice') for (const one of procedure.candidates) this.announce(one)
+  }
+
+  /** Every run that was asked for, in that order. */
+  get records(): readonly RunRecord[] {
+    return [...this.#records.values()]
+  }
+
+  /** Trains and measures, unless that was done before. @param sets names of the item sets */
+  async run(asked: Procedure, seed: number, sets: readonly string[]): Promise<RunRecord> {
+    const procedure = await this.#settle(asked)
+    const id = runId(procedure, seed)
+    const known = this.#records.get(id) ?? (await readRun(this.#options.folder, id))
+    if (known !== null && (known.status === 'failed' || sets.every((name) => Object.hasOwn(known.sets, name)))) {
+      this.#note(known, false)
+      return known
+    }
+    const wanted = [...new Set([...Object.keys(known?.sets ?? {}), ...sets])]
+    const started = performance.now()
+    const result = await this.#carryOut(procedure, seed, wanted)
+    const seconds = (performance.now() - started) / 1000
+    const design = await this.#describe(procedure)
+    const record: RunRecord = { id, design, seed, ...result, seconds }
+    await writeRun(this.#options.folder, record)
+    this.#note(record, true)
+    return record
+  }
+
+  /** The candidate that a choice stands for; other procedures stand for themselves. */
+  async #settle(procedure: Procedure): Promise<Exclude<Procedure, ChoiceProcedure>> {
+    if (procedure.kind !== 'choice') return procedure
+    const key = hashOf(procedure)
+    if (!this.#chosen.has(key)) this.#chosen.set(key, this.#choose(procedure))
+    return await this.#settle(await this.#chosen.get(key)!)
+  }
+
+  /** Successive halving on the disciplines' validation sets; of equals the first. */
+  async #choose({ candidates, rungs, seed }: ChoiceProcedure): Promise<Procedure> {
+    let left = candidates.map((candidate) => ({ candidate, score: -Infinity, logLikelihood: -Infinity }))
+    for (const { tokens, keep } of rungs) {
+      const tried: typeof left = []
+      for (const { candidate } of left) {
+        const { score, logLikelihood } = await this.#validate(withTokens(candidate, tokens), seed)
+        tried.push({ candidate, score, logLikelihood })
+      }
+      tried.sort((a, b) => b.score - a.score || b.logLikelihood - a.logLikelihood)
+      left = tried.slice(0, keep)
+    }
+    return left[0].candidate
+  }
+
+  async #validate(procedure: Procedure, seed: number): Promise<{ score: number; logLikelihood: number }> {
+    const { data } = this.#options
+    const names = data.disciplines.map(({ name }) => `validation ${name}`)
+    const { sets, status } = await this.run(procedure, seed, names)
+    if (status === 'failed') return { score: -Infinity, logLikelihood: -Infinity }
+    const over = (value: (name: string) => number) =>
+      names.reduce((sum, name) => sum + value(name), 0) / names.length
+    return {
+      score: over((name) => accuracyOf(sets[name], data.sets.get(name)!)),
+      logLikelihood: over((name) => sets[name].logLikelihood / sets[name].tokens),
+    }
+  }
+
+  async #carryOut(
+    procedure: Procedure,
+    seed: number,
+    sets: readonly string[],
+  ): Promise<Omit<RunRecord, 'id' | 'design' | 'seed' | 'seconds'>> {
+    const { config, data, signal } = this.#options
+    let made: Made | null = null
+    try {
+      made = await this.#make(procedure, seed, true)
+      const scores: Record<string, SetScores> = {}
+      for (const name of sets) scores[name] = await scoreSet(made.model, data.sets.get(name)!, config, signal)
+      const { model, training } = made
+      const experts = sets.some((name) => name.startsWith('test ')) ? await this.#experts(model) : null
+      return {
+        status: training?.diverged ? 'diverged' : 'finished',
+        ...(training?.diverged ? { reason: training.diverged } : {}),
+        parameters: model.adapter?.numParameters ?? 0,
+        steps: training?.steps ?? 0,
+        tokens: training?.tokens ?? 0,
+        losses: training?.losses ?? [],
+        mixture: training?.mixture ?? {},
+        sets: scores,
+        ...(experts ? { experts } : {}),
+      }
+    } catch (error) {
+      if (signal?.aborted || error instanceof AbortedError || !isPolyloraError(error)) throw error
+      // What a run cannot do says something of its arm: it is counted, and the study goes on.
+      this.#options.onMessage?.(`a run failed: ${error.message}`)
+      const nothing = { parameters: 0, steps: 0, tokens: 0, losses: [], mixture: {}, sets: {} }
+      return { status: 'failed', reason: error.message, ...nothing }
+    } finally {
+      await made?.model.dispose()
+    }
+  }
+
+  async #experts(model: Model): Promise<Specialization | null> {
+    const { config, data, signal } = this.#options
+    if (!model.adapter || model.adapter.declaration.form.gate?.kind !== 'router') return null
+    return await examineExperts(model, data, config, signal)
+  }
+
+  /**
+   * The model that a procedure makes, with its last adapter attached.
+   *
+   * @param fresh train even if the adapter was kept: for the record of it
+   */
+  async #make(asked: Procedure, seed: number, fresh: boolean): Promise<Made> {
+    const procedure = await this.#settle(asked)
+    switch (procedure.kind) {
+      case 'base':
+        return { model: await this.#load(this.#options.config.model) }
+      case 'merge':
+        return { model: await this.#merge(procedure, seed) }
+      case 'train': {
+        if (!fresh) await this.run(procedure, seed, [])
+        const { model } = await this.#make(procedure.from, seed, false)
+        try {
+          // What was trained before becomes part of the weights, which stay as they are from here on.
+          if (model.adapter) {
+            await mergeAdapter(model.decoder.weights, model.adapter, { float32: true })
+            model.detach()
+          }
+          const kept = this.#adapterFolder(procedure, seed)
+          if (!fresh && (await nodeFileSystem.inspect(join(kept, 'adapter_config.json')))) {
+            await model.attachFrom(kept)
+            return { model }
+          }
+          const training = await this.#train(model, procedure, seed)
+          if (!fresh || this.#parts.has(hashOf(asked)) || this.#parts.has(hashOf(procedure)))
+            await model.saveAdapter(kept)
+          return { model, training }
+        } catch (error) {
+          await model.dispose()
+          throw error
+        }
+      }
+    }
+  }
+
+  async #train(model: Model, procedure: TrainProcedure, seed: number): Promise<Training> {
+    const { config, data, folder, signal } = this.#options
+    const { method, learningRate } = await this.#design(procedure)
+    const steps = Math.max(1, Math.round(procedure.tokens / config.batchTokens))
+    const whole = sourcesOf(procedure.data, data, procedure.tokens)
+    const { subset } = procedure.data
+    await using drawn = await drawSubset(whole, subset ?? 1, seed, join(folder, 'subset'))
+    const names = [...new Set(whole.map(({ discipline }) => discipline ?? 'default'))]
+    await model.attachBound(declareAdapter(methodSchema.parse(method), seed, names)!)
+    const curve = new LossCurve(steps)
+    let diverged: string | null = null
+    try {
+      await train(model, {
+        data: { train: drawn.sources, chatTemplate: config.data.chatTemplate, onBadRecord: 'skip' },
+        steps,
+        batch: { maxTokens: config.batchTokens },
+        optimizer: { learningRate },
+        schedule: { kind: 'cosine', warmupSteps: Math.ceil(warmupShare * steps) },
+        seed,
+        signal,
+        onStep: (report: StepReport) => {
+          curve.add(report)
+        },
+      })
+    } catch (error) {
+      // Three steps in a row that were not finite changed nothing; the model is measured as it was before them.
+      if (!(error instanceof DeviceError && error.details.step !== undefined)) throw error
+      diverged = error.message
+    }
+    return { ...curve.summary(), diverged: diverged ?? curve.divergence() }
+  }
+
+  async #describe(procedure: Exclude<Procedure, ChoiceProcedure>): Promise<Design> {
+    switch (procedure.kind) {
+      case 'base':
+        return procedure
+      case 'merge':
+        return { kind: 'merge', operator: procedure.operator, weight: procedure.weight }
+      case 'train': {
+        const { data, tokens } = procedure
+        return { kind: 'train', ...(await this.#design(procedure)), data, tokens }
+      }
+    }
+  }
+
+  /** The method and learning rate of a training, where a choice has to be made first. */
+  async #design({ method, learningRate }: TrainProcedure): Promise<{ method: Method; learningRate: number }> {
+    if (typeof learningRate === 'number') return { method, learningRate }
+    const found = await this.#settle(learningRate.by)
+    if (found.kind !== 'train' || typeof found.learningRate !== 'number')
+      throw new Error('a design is chosen among trainings with a learning rate')
+    const rate = found.learningRate * (learningRate.factor ?? 1)
+    if (learningRate.what === 'learning rate') return { method, learningRate: rate }
+    return { method: { ...found.method, rank: method.rank }, learningRate: rate }
+  }
+
+  async #merge({ parts, operator, weight }: MergeProcedure, seed: number): Promise<Model> {
+    const { config, folder, signal } = this.#options
+    const adapters: string[] = []
+    for (const part of parts) {
+      const procedure = await this.#settle(part)
+      const { model } = await this.#make(procedure, seed, false)
+      await model.dispose()
+      adapters.push(this.#adapterFolder(procedure, seed))
+    }
+    const density = operator === 'ties' ? { density: 0.5 } : {}
+    const recipe = parseRecipe({
+      merge_method: operator,
+      base_model: config.model,
+      models: adapters.map((model) => ({ model, parameters: { weight, ...density } })),
+      ...(operator === 'ties' ? { parameters: { normalize: false } } : {}),
+      dtype: 'float32',
+    })
+    const output = join(folder, 'merged')
+    await nodeFileSystem.remove(output)
+    await mergeRecipe({ recipe, output, device: config.device, threads: config.threads, signal })
+    try {
+      return await this.#load(output)
+    } finally {
+      await nodeFileSystem.remove(output)
+    }
+  }
+
+  #load(folder: string): Promise<Model> {
+    const { config, device, signal } = this.#options
+    return Model.load(folder, { device, dtype: config.dtype, signal })
+  }
+
+  #adapterFolder(procedure: Procedure, seed: number): string {
+    return join(this.#options.folder, 'adapters', runId(procedure, seed))
+  }
+
+  #note(record: RunRecord, isNew: boolean): void {
+    if (this.#records.get(record.id) === record) return
+    this.#records.set(record.id, record)
+    this.#options.onRun?.(record, isNew)
+  }
+}
+
+interface Made {
+  readonly model: Model
+  readonly training?: Training
+}
+
+type Training = ReturnType<LossCurve['summary']> & { readonly diverged: string | null }

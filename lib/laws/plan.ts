@@ -1,0 +1,232 @@
+import type { DecoderConfig } from '../models/index.js'
+import { linearNames, type LinearName, linearShape } from '../models/index.js'
+import { declareAlign } from './align.js'
+import { declareBalance } from './balance.js'
+import type { Arm, Law, LawName, Setting } from './law.js'
+import { declareOptimize } from './optimize.js'
+import { hashOf, type Method, type Procedure, runId, withTokens } from './procedure.js'
+import { declareSpecialize } from './specialize.js'
+import type { StudyConfig } from './study-config.js'
+import type { StudyData } from './study-data.js'
+import { declareVariability } from './variability.js'
+
+/** What may be cut where time is short; everything else of a plan follows from configuration and data. */
+export interface StudySize {
+  /** Of a run. */
+  readonly tokens: number
+  readonly seeds: number
+  readonly variabilityRuns: number
+  /** Whether arms are run that are shown only. */
+  readonly extras: boolean
+  /** Most items of a set. */
+  readonly items: number
+}
+
+/** Written and hashed before the first run. */
+export interface StudyPlan {
+  readonly version: 1
+  readonly size: StudySize
+  /** In words: what was cut, and from what. */
+  readonly cuts: readonly string[]
+  readonly seeds: readonly number[]
+  readonly variabilitySeeds: readonly number[]
+  readonly searchSeed: number
+  readonly bootstrapSeed: number
+  /** As a fraction. */
+  readonly delta: number
+  readonly metric: StudyConfig['metric']
+  readonly isSlice: boolean
+  readonly batchTokens: number
+  readonly dtype: StudyConfig['dtype']
+  /** Fingerprints of the model and of all data. */
+  readonly model: string
+  readonly data: string
+  readonly laws: readonly Law[]
+}
+
+export const planHash = (plan: StudyPlan) => hashOf(plan)
+
+/** One arm with one seed. */
+export interface Job {
+  readonly law: LawName
+  readonly arm: string
+  readonly procedure: Procedure
+  readonly seed: number
+  readonly sets: readonly string[]
+}
+
+const declarations: Readonly<Record<LawName, (setting: Setting) => Law>> = {
+  balance: declareBalance,
+  align: declareAlign,
+  optimize: declareOptimize,
+  specialize: declareSpecialize,
+  variability: declareVariability,
+}
+// Far from those that are reported.
+const searchSeedOffset = 1_000_000
+
+export interface PlanInputs {
+  readonly config: StudyConfig
+  readonly data: StudyData
+  readonly model: DecoderConfig
+  readonly modelFingerprint: string
+  readonly canDiversify: boolean
+}
+
+export const wholeSize = (config: StudyConfig, items: number): StudySize => ({
+  tokens: config.tokens,
+  seeds: config.slice ? 1 : config.seeds,
+  variabilityRuns: config.slice ? 1 : config.variabilityRuns,
+  extras: true,
+  items,
+})
+
+export function makePlan(inputs: PlanInputs, size: StudySize, cuts: readonly string[]): StudyPlan {
+  const { config, data, model } = inputs
+  const delta = config.delta / 100
+  const searchSeed = config.seed + searchSeedOffset
+  const setting: Setting = {
+    disciplines: data.disciplines.map(({ name, tokens, trainedTokens }) => ({ name, tokens, trainedTokens })),
+    hasReserve: data.disciplines.every(({ reserve }) => reserve !== null),
+    hasInstructions: data.sets.has('instructions'),
+    hasCross: data.sets.has('cross'),
+    hasGeneral: data.sets.has('general'),
+    canDiversify: inputs.canDiversify,
+    tokens: size.tokens,
+    delta,
+    variabilityRuns: size.variabilityRuns,
+    searchSeed,
+    learningRates: config.learningRates,
+    rank: config.rank,
+    countParameters: (method) => countParameters(model, method as Method),
+  }
+  const seedsFrom = (count: number) => Array.from({ length: count }, (_, i) => config.seed + i)
+  const laws = config.laws.map((name) => {
+    const law = declarations[name](setting)
+    return size.extras ? law : { ...law, arms: law.arms.filter(({ extra }) => !extra) }
+  })
+  return {
+    version: 1,
+    size,
+    cuts,
+    seeds: seedsFrom(size.seeds),
+    variabilitySeeds: seedsFrom(size.variabilityRuns),
+    searchSeed,
+    bootstrapSeed: config.seed,
+    delta,
+    metric: config.metric,
+    isSlice: config.slice,
+    batchTokens: config.batchTokens,
+    dtype: config.dtype,
+    model: inputs.modelFingerprint,
+    data: data.fingerprint,
+    laws,
+  }
+}
+
+/** Every arm with its seeds, all arms of a seed together. */
+export function jobsOf(plan: StudyPlan, data: StudyData): Job[] {
+  const jobs: { job: Job; round: number }[] = []
+  for (const law of plan.laws) {
+    const seeds = law.variability ? plan.variabilitySeeds : plan.seeds
+    for (const arm of law.arms) {
+      const once = arm.seeds === 'one' || arm.procedure.kind === 'base'
+      const sets = setsOfArm(law, arm, data)
+      for (const [round, seed] of (once ? seeds.slice(0, 1) : seeds).entries())
+        jobs.push({ round, job: { law: law.name, arm: arm.name, procedure: arm.procedure, seed, sets } })
+    }
+  }
+  return jobs.sort((a, b) => a.round - b.round).map(({ job }) => job)
+}
+
+function setsOfArm(law: Law, arm: Arm, data: StudyData): string[] {
+  const all = data.disciplines.map(({ name }) => name)
+  const trained = arm.procedure.kind === 'train' ? arm.procedure.data.disciplines : all
+  const isSingle = trained !== 'instructions' && trained.length === 1
+  const tests = (isSingle ? trained : all).map((name) => `test ${name}`)
+  if (law.name !== 'align' || isSingle) return tests
+  return [...tests, ...['cross', 'instructions', 'general'].filter((name) => data.sets.has(name))]
+}
+
+/** What a study costs. */
+export interface Workload {
+  readonly runs: number
+  /** Trained on. */
+  readonly tokens: number
+  /** Of those, by mixtures of experts. */
+  readonly mixtureTokens: number
+  /** Scored; generated answers count five times. */
+  readonly items: number
+}
+
+const generatedItemCost = 5
+
+/** Every run once, however many arms share it, with all that must be done for it before. */
+export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
+  const runs = new Map<string, { tokens: number; isMixture: boolean; sets: Set<string> }>()
+  const add = (procedure: Procedure, seed: number, sets: readonly string[]) => {
+    const id = runId(procedure, seed)
+    const known = runs.get(id)
+    for (const set of sets) known?.sets.add(set)
+    if (known) return
+    const own = trainingOf(procedure)
+    runs.set(id, { tokens: own?.tokens ?? 0, isMixture: own !== null && own.method.kind !== 'lora', sets: new Set(sets) })
+    prepare(procedure, seed)
+  }
+  const validation = data.disciplines.map(({ name }) => `validation ${name}`)
+  const prepare = (procedure: Procedure, seed: number): void => {
+    switch (procedure.kind) {
+      case 'base':
+        return
+      case 'merge':
+        for (const part of procedure.parts) add(part, seed, [])
+        return
+      case 'train':
+        if (procedure.from.kind !== 'base') add(procedure.from, seed, [])
+        if (typeof procedure.learningRate !== 'number') prepareChoice(procedure.learningRate.by)
+        return
+      case 'choice':
+        prepareChoice(procedure)
+        prepare(procedure.candidates[0], seed)
+    }
+  }
+  const prepareChoice = ({ candidates, rungs, seed }: Extract<Procedure, { kind: 'choice' }>) => {
+    let count = candidates.length
+    for (const { tokens, keep } of rungs) {
+      for (const one of candidates.slice(0, count)) add(withTokens(one, tokens), seed, validation)
+      count = keep
+    }
+  }
+  for (const { procedure, seed, sets } of jobsOf(plan, data)) add(procedure, seed, sets)
+  let [tokens, mixtureTokens, items] = [0, 0, 0]
+  for (const run of runs.values()) {
+    tokens += run.tokens
+    if (run.isMixture) mixtureTokens += run.tokens
+    for (const name of run.sets) {
+      const set = data.sets.get(name)!
+      items += Math.min(set.chances.length, plan.size.items) * (set.isChecked ? generatedItemCost : 1)
+    }
+  }
+  return { runs: runs.size, tokens, mixtureTokens, items }
+}
+
+function trainingOf(procedure: Procedure): { tokens: number; method: Method } | null {
+  if (procedure.kind === 'train') return procedure
+  return procedure.kind === 'choice' ? trainingOf(procedure.candidates[0]) : null
+}
+
+/** Trainable parameters of a method on all linear layers of a model, routers included. */
+export function countParameters(config: DecoderConfig, method: Method): number {
+  const { rank } = method
+  const experts = 'experts' in method ? (method.experts ?? 4) : 1
+  const shares = method.kind === 'hydra-lora' ? 'a' : 'shares' in method ? method.shares : undefined
+  const hasRouter = 'experts' in method && !('gate' in method && method.gate === 'uniform')
+  let count = 0
+  for (const name of Object.keys(linearNames) as LinearName[]) {
+    const [outputs, inputs] = linearShape(config, name)
+    count += inputs * rank * (shares === 'a' ? 1 : experts)
+    count += outputs * rank * (shares === 'b' ? 1 : experts)
+    if (hasRouter) count += inputs * experts
+  }
+  return count * config.numLayers
+}

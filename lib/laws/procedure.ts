@@ -1,0 +1,111 @@
+import { createHash } from 'node:crypto'
+import type { TrainConfigInput } from '../train/options.js'
+
+/**
+ * How a model is made from the study's model. Plain data: two arms that say the same are one run. With a seed it says every
+ * bit of the result.
+ */
+export type Procedure = BaseProcedure | TrainProcedure | MergeProcedure | ChoiceProcedure
+
+/** The study's model as it is. */
+export interface BaseProcedure {
+  readonly kind: 'base'
+}
+
+/** A fresh adapter on the frozen result of another procedure. */
+export interface TrainProcedure {
+  readonly kind: 'train'
+  readonly from: Procedure
+  readonly method: Method
+  /** Given, or taken with or without the rest of the design (all but the rank) from what a choice found. */
+  readonly learningRate: number | Settled
+  readonly data: Mixture
+  /** That go through the model, prompts included. */
+  readonly tokens: number
+}
+
+export type Method = TrainConfigInput['method'] & { readonly rank: number }
+
+export interface Settled {
+  readonly by: ChoiceProcedure
+  readonly what: 'learning rate' | 'design'
+  /** Of the learning rate. */
+  readonly factor?: number
+}
+
+/** The updates of trained adapters, put into the weights. */
+export interface MergeProcedure {
+  readonly kind: 'merge'
+  readonly parts: readonly Procedure[]
+  /** mergekit's name. */
+  readonly operator: 'task_arithmetic' | 'ties'
+  /** Of each part. */
+  readonly weight: number
+}
+
+/**
+ * The best of several on validation data, by successive halving: at each rung the candidates are trained on so many tokens
+ * with the search seed, and so many of them go on. The same for every seed that the study reports.
+ */
+export interface ChoiceProcedure {
+  readonly kind: 'choice'
+  readonly candidates: readonly Procedure[]
+  readonly rungs: readonly { readonly tokens: number; readonly keep: number }[]
+  readonly seed: number
+}
+
+export interface Mixture {
+  /** Of the corpus; or the alignment data alone: general content, no discipline. */
+  readonly disciplines: readonly string[] | 'instructions'
+  /** Of the trained tokens: by size, equal, by UniMax's water-filling under caps, or that with a diverse selection. */
+  readonly shares: 'proportional' | 'equal' | 'capped' | 'diverse'
+  /** Most passes over a discipline, where shares are capped. */
+  readonly mostEpochs?: number
+  /** Unique items from the reserve in place of repeats. */
+  readonly fresh?: true
+  /** Part of every discipline's items, drawn by the run's seed. */
+  readonly subset?: number
+}
+
+export const base: BaseProcedure = { kind: 'base' }
+
+/** JSON with sorted keys and without what is undefined: equal values have equal texts. */
+export function canonical(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value)
+  const fields = Object.entries(value)
+    .filter(([, field]) => field !== undefined)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, field]) => `${JSON.stringify(key)}:${canonical(field)}`)
+  return `{${fields.join(',')}}`
+}
+
+/** SHA-256 of the canonical JSON, in hexadecimal. */
+export function hashOf(value: unknown): string {
+  return createHash('sha256').update(canonical(value)).digest('hex')
+}
+
+/** The name of a run's files. */
+export function runId(procedure: Procedure, seed: number): string {
+  // The study's model has no seed.
+  const key = procedure.kind === 'base' ? { procedure } : { procedure, seed }
+  return hashOf(key).slice(0, 16)
+}
+
+/** The procedures that it goes on from, without those of a choice's candidates. */
+export function partsOf(procedure: Procedure): readonly Procedure[] {
+  switch (procedure.kind) {
+    case 'base':
+    case 'choice':
+      return []
+    case 'train':
+      return [procedure.from]
+    case 'merge':
+      return procedure.parts
+  }
+}
+
+/** The candidate with its own training at this many tokens; what is not trained stays as it is. */
+export function withTokens(procedure: Procedure, tokens: number): Procedure {
+  return procedure.kind === 'train' ? { ...procedure, tokens } : procedure
+}

@@ -1,0 +1,199 @@
+import { join } from 'node:path'
+import { Device } from '../device.js'
+import { CheckpointError, ConfigError } from '../errors.js'
+import { nodeFileSystem } from '../file-system.js'
+import { readJsonFile } from '../json-file.js'
+import { Model } from '../model.js'
+import { requireOutside } from '../output-folder.js'
+import { modelFingerprint } from '../train/model-fingerprint.js'
+import { fitPlan, type Speed, secondsOf } from './budget.js'
+import { Laboratory } from './laboratory.js'
+import type { LawName } from './law.js'
+import { jobsOf, makePlan, planHash, type PlanInputs, type StudyPlan, type StudySize, type Workload, workloadOf } from './plan.js'
+import { reportPage } from './report/page.js'
+import { type ArmRuns, judge, type LawResult } from './results.js'
+import { type RunRecord, writeWhole } from './run-record.js'
+import { measureSpeed } from './speed.js'
+import type { StudyConfig } from './study-config.js'
+import { prepareData, type StudyData } from './study-data.js'
+
+export interface StudyOptions {
+  readonly signal?: AbortSignal
+  /** Before the first run. */
+  readonly onPlan?: (plan: StudyPlan, workload: Workload, seconds: number) => void
+  /** Runs that are done, of those that are planned. */
+  readonly onProgress?: (done: number, total: number, facts: readonly string[]) => void
+  readonly onMessage?: (message: string) => void
+}
+
+/** results.json: the same to the byte, whenever and however often the study was stopped. */
+export interface StudyResults {
+  readonly planHash: string
+  readonly plan: StudyPlan
+  readonly status: 'planned' | 'finished'
+  readonly notes: readonly string[]
+  readonly laws: readonly LawResult[]
+  /** Ids of an arm's runs, by law and arm. */
+  readonly arms: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>>
+  readonly runs: Readonly<Record<string, Omit<RunRecord, 'seconds'>>>
+}
+
+const resultsName = 'results.json'
+const reportName = 'report.html'
+const resultsCap = 1 << 30
+/** Whether `data.mixing` is there, which selects diversely. */
+const canDiversify = false
+
+/**
+ * Plans a study, runs what has not been run yet, and writes results.json and report.html. The plan (arms, contrasts, delta,
+ * preconditions) is written and hashed before the first run; a study that was stopped goes on with the plan it had.
+ *
+ * @throws ConfigError, DataError in one sentence before any run; AbortedError after a signal, with all finished runs kept
+ */
+export async function runStudy(config: StudyConfig, options: StudyOptions = {}): Promise<StudyResults> {
+  const { signal } = options
+  const { output } = config
+  await requireOutside(output, inputsOf(config))
+  await nodeFileSystem.makeFolder(output)
+  const unlock = nodeFileSystem.lock(join(output, '.lock'))
+  if (unlock === null)
+    throw new CheckpointError(`${output} is in use by another process; wait until it ends, or choose another output folder`, {
+      details: { path: output },
+    })
+  const device = Device.open(config.device, { threads: config.threads })
+  try {
+    await using model = await Model.load(config.model, { device, dtype: config.dtype, signal })
+    const saved = await savedPlan(output)
+    const { plan, data, speed } = await settlePlan(config, model, saved, options)
+    const hash = planHash(plan)
+    if (saved && planHash(saved) !== hash)
+      throw new ConfigError(
+        `${output} holds a study of another plan: ${firstDifference(saved, plan)}; restore it, or choose another output folder`,
+        { details: { path: output } },
+      )
+    const workload = workloadOf(plan, data)
+    options.onPlan?.(plan, workload, secondsOf(workload, speed))
+    for (const note of data.notes) options.onMessage?.(note)
+    const planned = { planHash: hash, plan, notes: data.notes, laws: [], arms: {}, runs: {} }
+    if (!saved) await writeResults(output, { ...planned, status: 'planned' })
+    const { arms, records } = await carryOut(config, plan, data, device, workload, options)
+    const laws = judge(plan, data, arms)
+    const results: StudyResults = { ...planned, status: 'finished', laws, arms: idsOf(arms), runs: runsOf(records) }
+    await writeResults(output, results)
+    await writeWhole(join(output, reportName), reportPage({ config, plan, data, laws, arms, records }))
+    return results
+  } finally {
+    await device.close()
+    unlock()
+  }
+}
+
+function inputsOf({ model, data }: StudyConfig): string[] {
+  const files = Object.values(data.disciplines).flatMap((one) =>
+    typeof one === 'string' ? [one] : [one.train, one.validation, one.test, one.reserve].flat(),
+  )
+  return [model, ...files.filter((file) => file !== undefined)]
+}
+
+async function savedPlan(output: string): Promise<StudyPlan | null> {
+  const path = join(output, resultsName)
+  if ((await nodeFileSystem.inspect(path)) === null) return null
+  const { plan } = (await readJsonFile(path, resultsCap)) as Partial<StudyResults>
+  if (plan?.version === 1) return plan
+  throw new ConfigError(`${path} holds no plan of a study; choose another output folder`, { details: { path } })
+}
+
+/** Reads the data and sizes the plan: from the machine's speed, or as it was. */
+async function settlePlan(
+  config: StudyConfig,
+  model: Model,
+  saved: StudyPlan | null,
+  { signal, onMessage }: StudyOptions,
+): Promise<{ plan: StudyPlan; data: StudyData; speed: Speed }> {
+  const folder = join(config.output, 'data')
+  const read = (items?: number) => prepareData(config, model, folder, { items, signal })
+  const fingerprint = await modelFingerprint(config.model)
+  const inputs = (data: StudyData): PlanInputs => ({
+    config,
+    data,
+    model: model.config,
+    modelFingerprint: fingerprint,
+    canDiversify,
+  })
+  const data = await read(saved?.size.items)
+  onMessage?.('measuring the speed of this machine')
+  const speed = await measureSpeed(model, config, data, signal)
+  if (saved) return { data, speed, plan: makePlan(inputs(data), saved.size, saved.cuts) }
+  const { plan } = fitPlan(inputs(data), speed)
+  if (!plan.cuts.some((cut) => cut.startsWith('items'))) return { data, speed, plan }
+  const fewer = await read(plan.size.items)
+  return { data: fewer, speed, plan: makePlan(inputs(fewer), plan.size, plan.cuts) }
+}
+
+async function carryOut(
+  config: StudyConfig,
+  plan: StudyPlan,
+  data: StudyData,
+  device: Device,
+  workload: Workload,
+  { signal, onProgress, onMessage }: StudyOptions,
+): Promise<{ arms: Map<LawName, Map<string, RunRecord[]>>; records: readonly RunRecord[] }> {
+  let done = 0
+  const counts = { failed: 0, diverged: 0 }
+  const laboratory = new Laboratory({
+    config,
+    data,
+    device,
+    folder: config.output,
+    signal,
+    onMessage,
+    onRun: ({ status }) => {
+      if (status !== 'finished') counts[status]++
+      const facts = Object.entries(counts).flatMap(([what, count]) => (count > 0 ? [`${count} ${what}`] : []))
+      onProgress?.(Math.min(++done, workload.runs), workload.runs, facts)
+    },
+  })
+  const jobs = jobsOf(plan, data)
+  for (const { procedure } of jobs) laboratory.announce(procedure)
+  const arms = new Map<LawName, Map<string, RunRecord[]>>(
+    plan.laws.map((law) => [law.name, new Map(law.arms.map((arm) => [arm.name, []]))]),
+  )
+  for (const { law, arm, procedure, seed, sets } of jobs)
+    arms.get(law)!.get(arm)!.push(await laboratory.run(procedure, seed, sets))
+  return { arms, records: laboratory.records }
+}
+
+function idsOf(arms: ReadonlyMap<LawName, ArmRuns>): StudyResults['arms'] {
+  return Object.fromEntries(
+    [...arms].map(([law, runs]) => [
+      law,
+      Object.fromEntries([...runs].map(([arm, records]) => [arm, records.map(({ id }) => id)])),
+    ]),
+  )
+}
+
+/** Without the time they took, which is no result. */
+function runsOf(records: readonly RunRecord[]): StudyResults['runs'] {
+  const sorted = [...records].sort((a, b) => (a.id < b.id ? -1 : 1))
+  return Object.fromEntries(
+    sorted.map(({ seconds: _, ...record }) => [record.id, record]),
+  )
+}
+
+async function writeResults(output: string, results: StudyResults): Promise<void> {
+  await writeWhole(join(output, resultsName), `${JSON.stringify(results, null, 1)}\n`)
+}
+
+/** The first key by which two plans differ. */
+function firstDifference(saved: unknown, current: unknown, path = ''): string {
+  if (typeof saved === 'object' && saved !== null && typeof current === 'object' && current !== null) {
+    const [one, other] = [saved, current] as Record<string, unknown>[]
+    for (const key of new Set([...Object.keys(one), ...Object.keys(other)]))
+      if (JSON.stringify(one[key]) !== JSON.stringify(other[key]))
+        return firstDifference(one[key], other[key], path === '' ? key : `${path}.${key}`)
+  }
+  const shown = (value: unknown) => (JSON.stringify(value) ?? 'absent').slice(0, 80)
+  return `${path} was ${shown(saved)} and is now ${shown(current)}`
+}
+
+export type { StudySize }
