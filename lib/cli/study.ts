@@ -48,7 +48,9 @@ async function study(file: string, flags: StudyFlags): Promise<void> {
         )
         for (const cut of plan.cuts) say(`cut: ${cut}`)
         if (config.minutes !== undefined && seconds > 60 * config.minutes)
-          say(`that is longer than the ${config.minutes} minutes asked for; there is nothing left to cut`)
+          say(
+            `that is longer than the ${config.minutes} minutes asked for; there is nothing left to cut`,
+          )
       },
       onProgress: (done, total, facts) => {
         progress.update(done, total, facts)
@@ -68,13 +70,17 @@ async function study(file: string, flags: StudyFlags): Promise<void> {
 }
 
 function overridesOf({ output, minutes, slice, set = [] }: StudyFlags): Override[] {
-  const given = Object.entries({ output, minutes, slice }).filter(([, value]) => value !== undefined)
+  const given = Object.entries({ output, minutes, slice }).filter(
+    ([, value]) => value !== undefined,
+  )
   return [...given.map(([key, value]) => ({ key, value })), ...set.map(parseOverride)]
 }
 
 function describeLaw({ name, verdict, reason, adjustedP, failed, diverged }: LawResult): string {
   const p = adjustedP === null ? '' : `, adjusted p ${adjustedP.toPrecision(2)}`
   const why = reason === undefined ? '' : ` (${reason})`
-  const lost = Object.entries({ failed, diverged }).flatMap(([what, n]) => (n > 0 ? [`, ${n} ${what}`] : []))
+  const lost = Object.entries({ failed, diverged }).flatMap(([what, n]) =>
+    n > 0 ? [`, ${n} ${what}`] : [],
+  )
   return `${name}: ${verdict}${why}${p}${lost.join('')}`
 }

@@ -1,4 +1,12 @@
-import { makePlan, type PlanInputs, type StudyPlan, type StudySize, wholeSize, type Workload, workloadOf } from './plan.js'
+import {
+  makePlan,
+  type PlanInputs,
+  type StudyPlan,
+  type StudySize,
+  wholeSize,
+  type Workload,
+  workloadOf,
+} from './plan.js'
 
 /** What the machine does in a second. */
 export interface Speed {
@@ -49,7 +57,10 @@ export function fitPlan(inputs: PlanInputs, speed: Speed): BudgetedPlan {
     const allowed = (others * mostMeasuring) / (1 - mostMeasuring)
     const part = allowed / measured({ workload } as BudgetedPlan)
     if (part >= 1) return size
-    return { ...size, items: Math.max(Math.min(leastItems, size.items), Math.floor(size.items * part)) }
+    return {
+      ...size,
+      items: Math.max(Math.min(leastItems, size.items), Math.floor(size.items * part)),
+    }
   }
   if (config.minutes === undefined) return tryOut(whole)
   const budget = 60 * config.minutes
@@ -74,12 +85,16 @@ function* smallerSizes(whole: StudySize): Generator<StudySize> {
     size = {
       ...size,
       seeds: Math.max(1, Math.min(whole.seeds, Math.ceil((whole.seeds * (most - cut)) / most))),
-      variabilityRuns: Math.max(1, whole.variabilityRuns - Math.ceil((whole.variabilityRuns * cut) / most)),
+      variabilityRuns: Math.max(
+        1,
+        whole.variabilityRuns - Math.ceil((whole.variabilityRuns * cut) / most),
+      ),
     }
     yield size
   }
   // Nothing but tokens is left to give.
-  for (let part = leastTokens / 2; part > 0.01; part /= 2) yield { ...size, tokens: Math.round(part * whole.tokens) }
+  for (let part = leastTokens / 2; part > 0.01; part /= 2)
+    yield { ...size, tokens: Math.round(part * whole.tokens) }
 }
 
 function cutsOf(whole: StudySize, size: StudySize): string[] {

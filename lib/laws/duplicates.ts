@@ -78,7 +78,9 @@ function textsOf(record: CorpusRecord): { asked: string; answer: string } {
     case 'choice':
       return { asked: record.question, answer: record.choices[record.answer] }
     case 'chat': {
-      const texts = record.messages.map(({ content }) => (typeof content === 'string' ? content : ''))
+      const texts = record.messages.map(({ content }) =>
+        typeof content === 'string' ? content : '',
+      )
       return { asked: texts.slice(0, -1).join('\n'), answer: texts.at(-1) ?? '' }
     }
   }

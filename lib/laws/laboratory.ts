@@ -19,7 +19,14 @@ import {
   type TrainProcedure,
   withTokens,
 } from './procedure.js'
-import { type Design, LossCurve, type RunRecord, type Specialization, readRun, writeRun } from './run-record.js'
+import {
+  type Design,
+  LossCurve,
+  type RunRecord,
+  type Specialization,
+  readRun,
+  writeRun,
+} from './run-record.js'
 import { accuracyOf, scoreSet, type SetScores } from './scoring.js'
 import { examineExperts } from './specialization.js'
 import type { StudyConfig } from './study-config.js'
@@ -71,7 +78,10 @@ export class Laboratory {
     const procedure = await this.#settle(asked)
     const id = runId(procedure, seed)
     const known = this.#records.get(id) ?? (await readRun(this.#options.folder, id))
-    if (known !== null && (known.status === 'failed' || sets.every((name) => Object.hasOwn(known.sets, name)))) {
+    if (
+      known !== null &&
+      (known.status === 'failed' || sets.every((name) => Object.hasOwn(known.sets, name)))
+    ) {
       this.#note(known, false)
       return known
     }
@@ -96,7 +106,11 @@ export class Laboratory {
 
   /** Successive halving on the disciplines' validation sets; of equals the first. */
   async #choose({ candidates, rungs, seed }: ChoiceProcedure): Promise<Procedure> {
-    let left = candidates.map((candidate) => ({ candidate, score: -Infinity, logLikelihood: -Infinity }))
+    let left = candidates.map((candidate) => ({
+      candidate,
+      score: -Infinity,
+      logLikelihood: -Infinity,
+    }))
     for (const { tokens, keep } of rungs) {
       const tried: typeof left = []
       for (const { candidate } of left) {
@@ -109,7 +123,10 @@ export class Laboratory {
     return left[0].candidate
   }
 
-  async #validate(procedure: Procedure, seed: number): Promise<{ score: number; logLikelihood: number }> {
+  async #validate(
+    procedure: Procedure,
+    seed: number,
+  ): Promise<{ score: number; logLikelihood: number }> {
     const { data } = this.#options
     const names = data.disciplines.map(({ name }) => `validation ${name}`)
     const { sets, status } = await this.run(procedure, seed, names)
@@ -132,9 +149,12 @@ export class Laboratory {
     try {
       made = await this.#make(procedure, seed, true)
       const scores: Record<string, SetScores> = {}
-      for (const name of sets) scores[name] = await scoreSet(made.model, data.sets.get(name)!, config, signal)
+      for (const name of sets)
+        scores[name] = await scoreSet(made.model, data.sets.get(name)!, config, signal)
       const { model, training } = made
-      const experts = sets.some((name) => name.startsWith('test ')) ? await this.#experts(model) : null
+      const experts = sets.some((name) => name.startsWith('test '))
+        ? await this.#experts(model)
+        : null
       return {
         status: training?.diverged ? 'diverged' : 'finished',
         ...(training?.diverged ? { reason: training.diverged } : {}),
@@ -247,7 +267,10 @@ export class Laboratory {
   }
 
   /** The method and learning rate of a training, where a choice has to be made first. */
-  async #design({ method, learningRate }: TrainProcedure): Promise<{ method: Method; learningRate: number }> {
+  async #design({
+    method,
+    learningRate,
+  }: TrainProcedure): Promise<{ method: Method; learningRate: number }> {
     if (typeof learningRate === 'number') return { method, learningRate }
     const found = await this.#settle(learningRate.by)
     if (found.kind !== 'train' || typeof found.learningRate !== 'number')

@@ -21,7 +21,10 @@ export function sharesOf(
       case 'capped':
       case 'diverse': {
         const budget = (tokens * total) / sum(disciplines.map((one) => one.tokens))
-        return waterFill(sizes.map((size) => size * mostEpochs), budget)
+        return waterFill(
+          sizes.map((size) => size * mostEpochs),
+          budget,
+        )
       }
     }
   }

@@ -1,14 +1,14 @@
 import type { DecoderConfig } from '../models/index.js'
 import { linearNames, type LinearName, linearShape } from '../models/index.js'
-import { declareAlign } from './align.js'
-import { declareBalance } from './balance.js'
-import type { Arm, Law, LawName, Setting } from './law.js'
-import { declareOptimize } from './optimize.js'
-import { hashOf, type Method, type Procedure, runId, withTokens } from './procedure.js'
-import { declareSpecialize } from './specialize.js'
+import { declareAlign } from './arms/align.js'
+import { declareBalance } from './arms/balance.js'
+import type { Arm, Law, LawName, Setting } from './arms/law.js'
+import { declareOptimize } from './arms/optimize.js'
+import { base, hashOf, type Method, type Procedure, runId, withTokens } from './procedure.js'
+import { declareSpecialize } from './arms/specialize.js'
 import type { StudyConfig } from './study-config.js'
 import type { StudyData } from './study-data.js'
-import { declareVariability } from './variability.js'
+import { declareVariability } from './arms/variability.js'
 
 /** What may be cut where time is short; everything else of a plan follows from configuration and data. */
 export interface StudySize {
@@ -86,7 +86,11 @@ export function makePlan(inputs: PlanInputs, size: StudySize, cuts: readonly str
   const delta = config.delta / 100
   const searchSeed = config.seed + searchSeedOffset
   const setting: Setting = {
-    disciplines: data.disciplines.map(({ name, tokens, trainedTokens }) => ({ name, tokens, trainedTokens })),
+    disciplines: data.disciplines.map(({ name, tokens, trainedTokens }) => ({
+      name,
+      tokens,
+      trainedTokens,
+    })),
     hasReserve: data.disciplines.every(({ reserve }) => reserve !== null),
     hasInstructions: data.sets.has('instructions'),
     hasCross: data.sets.has('cross'),
@@ -133,7 +137,10 @@ export function jobsOf(plan: StudyPlan, data: StudyData): Job[] {
       const once = arm.seeds === 'one' || arm.procedure.kind === 'base'
       const sets = setsOfArm(law, arm, data)
       for (const [round, seed] of (once ? seeds.slice(0, 1) : seeds).entries())
-        jobs.push({ round, job: { law: law.name, arm: arm.name, procedure: arm.procedure, seed, sets } })
+        jobs.push({
+          round,
+          job: { law: law.name, arm: arm.name, procedure: arm.procedure, seed, sets },
+        })
     }
   }
   return jobs.sort((a, b) => a.round - b.round).map(({ job }) => job)
@@ -146,6 +153,11 @@ function setsOfArm(law: Law, arm: Arm, data: StudyData): string[] {
   const tests = (isSingle ? trained : all).map((name) => `test ${name}`)
   if (law.name !== 'align' || isSingle) return tests
   return [...tests, ...['cross', 'instructions', 'general'].filter((name) => data.sets.has(name))]
+}
+
+/** What the model is measured on as it is, for all arms to be seen against. */
+export function referenceSets(data: StudyData): string[] {
+  return [...data.sets.keys()].filter((name) => !name.startsWith('validation '))
 }
 
 /** What a study costs. */
@@ -170,7 +182,11 @@ export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
     for (const set of sets) known?.sets.add(set)
     if (known) return
     const own = trainingOf(procedure)
-    runs.set(id, { tokens: own?.tokens ?? 0, isMixture: own !== null && own.method.kind !== 'lora', sets: new Set(sets) })
+    runs.set(id, {
+      tokens: own?.tokens ?? 0,
+      isMixture: own !== null && own.method.kind !== 'lora',
+      sets: new Set(sets),
+    })
     prepare(procedure, seed)
   }
   const validation = data.disciplines.map(({ name }) => `validation ${name}`)
@@ -197,6 +213,7 @@ export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
       count = keep
     }
   }
+  add(base, 0, referenceSets(data))
   for (const { procedure, seed, sets } of jobsOf(plan, data)) add(procedure, seed, sets)
   let [tokens, mixtureTokens, items] = [0, 0, 0]
   for (const run of runs.values()) {
@@ -204,7 +221,8 @@ export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
     if (run.isMixture) mixtureTokens += run.tokens
     for (const name of run.sets) {
       const set = data.sets.get(name)!
-      items += Math.min(set.chances.length, plan.size.items) * (set.isChecked ? generatedItemCost : 1)
+      items +=
+        Math.min(set.chances.length, plan.size.items) * (set.isChecked ? generatedItemCost : 1)
     }
   }
   return { runs: runs.size, tokens, mixtureTokens, items }

@@ -1,4 +1,4 @@
-import type { Contrast, Law, ScoreSet } from './law.js'
+import type { Contrast, Law, ScoreSet } from './arms/law.js'
 import type { StudyPlan } from './plan.js'
 import type { RunRecord } from './run-record.js'
 import { accuracyOf, itemScores } from './scoring.js'
@@ -72,18 +72,28 @@ function judgeLaw(law: Law, plan: StudyPlan, data: StudyData, arms: ArmRuns): La
     return { ...result, passed: lower !== null && lower > one.above }
   })
   const common = { name: law.name, contrasts, preconditions, gates, ...counts, adjustedP: null }
-  if (plan.isSlice) return { ...common, verdict: 'undecided', reason: 'a slice gives no verdict', p: null }
+  if (plan.isSlice)
+    return { ...common, verdict: 'undecided', reason: 'a slice gives no verdict', p: null }
   if (law.variability) {
     const spread = judgeVariability(law, data, arms)
     const reason = spread ? {} : { reason: 'a run is missing or failed' }
-    return { ...common, verdict: spread?.verdict ?? 'undecided', ...reason, p: spread?.p ?? null, ...(spread ? { variability: spread } : {}) }
+    return {
+      ...common,
+      verdict: spread?.verdict ?? 'undecided',
+      ...reason,
+      p: spread?.p ?? null,
+      ...(spread ? { variability: spread } : {}),
+    }
   }
   // All contrasts must hold, so the law's p is the largest of theirs.
   const p = contrasts.map((one) => one.estimate?.p ?? null)
   const reason = reasonOf(law, contrasts, preconditions)
   return {
     ...common,
-    verdict: lawVerdict(contrasts.map(({ verdict }) => verdict), reason === undefined),
+    verdict: lawVerdict(
+      contrasts.map(({ verdict }) => verdict),
+      reason === undefined,
+    ),
     ...(reason === undefined ? {} : { reason }),
     p: p.length === 0 || p.includes(null) ? null : Math.max(...(p as number[])),
   }
@@ -99,7 +109,9 @@ function reasonOf(
   const unmet = preconditions.find(({ met }) => !met)
   if (!unmet) return undefined
   const { atLeast } = law.preconditions.find(({ name }) => name === unmet.name)!
-  const value = unmet.estimate ? `${(100 * unmet.estimate.estimate).toFixed(1)} points` : 'not known'
+  const value = unmet.estimate
+    ? `${(100 * unmet.estimate.estimate).toFixed(1)} points`
+    : 'not known'
   return `its precondition is not met: ${unmet.name} is ${value}, and must be at least ${100 * atLeast}`
 }
 
@@ -111,8 +123,13 @@ function judgeContrast(
 ): ContrastResult {
   const { name, weights } = contrast
   const nothing = { name, estimate: null, byDiscipline: {}, verdict: 'undecided' } as const
-  const parts = Object.entries(weights).map(([arm, weight]) => ({ weight, runs: arms.get(arm) ?? [] }))
-  const usable = parts.every(({ runs }) => runs.length > 0 && runs.every(({ status }) => status !== 'failed'))
+  const parts = Object.entries(weights).map(([arm, weight]) => ({
+    weight,
+    runs: arms.get(arm) ?? [],
+  }))
+  const usable = parts.every(
+    ({ runs }) => runs.length > 0 && runs.every(({ status }) => status !== 'failed'),
+  )
   if (!usable) return nothing
   const seeds = Math.max(...parts.map(({ runs }) => runs.length))
   // The study's model has one run for all seeds.
@@ -132,7 +149,12 @@ function judgeContrast(
   const options = { seed: plan.bootstrapSeed }
   const estimate = pairedDifference(differences, options)
   const byDiscipline = Object.fromEntries(
-    sets.length > 1 ? sets.map((set, i) => [set.replace(/^test /, ''), pairedDifference([differences[i]], options)]) : [],
+    sets.length > 1
+      ? sets.map((set, i) => [
+          set.replace(/^test /, ''),
+          pairedDifference([differences[i]], options),
+        ])
+      : [],
   )
   return { name, estimate, byDiscipline, verdict: contrastVerdict(estimate, plan.delta) }
 }

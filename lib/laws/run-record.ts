@@ -34,7 +34,7 @@ export interface RunRecord {
 /** The last thing that was done, with what was chosen for it. */
 export type Design =
   | { readonly kind: 'base' }
-  | (Pick<MergeProcedure, 'kind' | 'operator' | 'weight'>)
+  | Pick<MergeProcedure, 'kind' | 'operator' | 'weight'>
   | {
       readonly kind: 'train'
       readonly method: Method

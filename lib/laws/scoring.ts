@@ -58,7 +58,9 @@ async function obey(
     for await (const { index, text } of model.generateBatch(prompts, options))
       answers[begin + index] += text
   }
-  return records.map((record, i) => checkInstruction(record as unknown as InstructionRecord, answers[i]))
+  return records.map((record, i) =>
+    checkInstruction(record as unknown as InstructionRecord, answers[i]),
+  )
 }
 
 /** Each item's score: 1 right, 0 as good as a guess. */

@@ -59,7 +59,10 @@ async function readSequences(
   const sequences: Sequence[] = []
   for (const { store, source } of corpus.groups)
     for (let i = 0; i < Math.min(sequencesEach, store.size); i++)
-      sequences.push({ example: { ...(await store.read(i)), discipline: 0 }, discipline: source.discipline })
+      sequences.push({
+        example: { ...(await store.read(i)), discipline: 0 },
+        discipline: source.discipline,
+      })
   return sequences
 }
 
@@ -110,7 +113,8 @@ async function observeGates(
       const plan = { batches: [batch], trainedTokens: batch.labels.length }
       const { routing } = await trainer.step(plan, i + 1, 0)
       reports.push(routing!)
-      for (let s = 0; s + 1 < batch.cuSeqlens.length; s++) gates.push(routing!.byDiscipline[String(s)])
+      for (let s = 0; s + 1 < batch.cuSeqlens.length; s++)
+        gates.push(routing!.byDiscipline[String(s)])
     }
     return { reports, gates }
   } finally {
@@ -143,7 +147,10 @@ async function describeLayers(
 /** Mean cosine between the updates B_e A_e of two experts; 0 where one is nothing. */
 async function meanCosine(module: AdapterModule, experts: number): Promise<number> {
   const { group, part, rank, inFeatures, outFeatures } = module
-  const a = (await group.a.value.readFloats()).subarray(part.begin * inFeatures, part.end * inFeatures)
+  const a = (await group.a.value.readFloats()).subarray(
+    part.begin * inFeatures,
+    part.end * inFeatures,
+  )
   const b = await part.b.value.readFloats()
   const columns = b.length / outFeatures
   const aAt = (e: number, k: number) => (part.end - part.begin > rank ? e * rank + k : k)

@@ -2,7 +2,7 @@ import type { Model } from '../model.js'
 import { declareAdapter, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
 import type { Speed } from './budget.js'
-import { defaultMethod } from './design.js'
+import { defaultMethod } from './arms/design.js'
 import { scoreSet } from './scoring.js'
 import type { StudyConfig } from './study-config.js'
 import type { StudyData } from './study-data.js'
@@ -42,7 +42,9 @@ export async function measureSpeed(
   const speed = { tokens: await training('lora'), mixtureTokens: await training('hydra-lora') }
   const began = performance.now()
   let items = 0
-  for (const set of [...data.sets.values()].filter(({ isChecked }) => !isChecked).slice(0, lookedAt)) {
+  for (const set of [...data.sets.values()]
+    .filter(({ isChecked }) => !isChecked)
+    .slice(0, lookedAt)) {
     await scoreSet(model, set, config, signal)
     items += set.chances.length
   }

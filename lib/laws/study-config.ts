@@ -1,13 +1,19 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.js'
 import { configError } from '../train/options.js'
-import type { LawName } from './law.js'
+import type { LawName } from './arms/law.js'
 
 /** study.yaml: what is studied, on what, and for how long. */
 
 const path = z.string().min(1)
 const paths = z.union([path, z.array(path).min(1)])
-const lawNames = ['balance', 'align', 'optimize', 'specialize', 'variability'] as const satisfies readonly LawName[]
+const lawNames = [
+  'balance',
+  'align',
+  'optimize',
+  'specialize',
+  'variability',
+] as const satisfies readonly LawName[]
 
 const disciplineSchema = z.union([
   // A whole corpus in one file, which `split` divides.
@@ -48,7 +54,10 @@ export const studySchema = z.strictObject({
   model: path,
   output: path,
   data: dataSchema,
-  laws: z.array(z.enum(lawNames)).min(1).default([...lawNames]),
+  laws: z
+    .array(z.enum(lawNames))
+    .min(1)
+    .default([...lawNames]),
   /** An arm. */
   seeds: z.int().min(1).max(100).default(5),
   /** Runs of a condition of variability. */
@@ -63,14 +72,14 @@ export const studySchema = z.strictObject({
   delta: z.number().positive().max(100).default(2),
   /** Of questions with choices: by log-likelihood, or that by character. Other answers must be exact. */
   metric: z.enum(['accuracy', 'accuracy-by-character']).default('accuracy-by-character'),
-  learningRates: z
-    .array(z.number().positive().max(1))
-    .min(1)
-    .max(9)
-    .default([5e-4, 1e-3, 2e-3]),
+  learningRates: z.array(z.number().positive().max(1)).min(1).max(9).default([5e-4, 1e-3, 2e-3]),
   rank: z.int().min(1).max(4096).default(16),
   /** Tokens of an optimiser step. */
-  batchTokens: z.int().min(1).max(1 << 24).default(1536),
+  batchTokens: z
+    .int()
+    .min(1)
+    .max(1 << 24)
+    .default(1536),
   /** Most items of a set that are looked at. */
   items: z.int().min(1).max(1e6).optional(),
   dtype: z.enum(['f32', 'bf16']).default('f32'),
@@ -94,7 +103,10 @@ export function parseStudyConfig(value: unknown, file = 'study'): StudyConfig {
   if (names.length < 2)
     wrong('data.disciplines', `a study needs at least two disciplines, received ${names.length}`)
   if (!config.slice && config.seeds < 2)
-    wrong('seeds', `a verdict needs at least 2 seeds, received ${config.seeds}; slice: true looks at one`)
+    wrong(
+      'seeds',
+      `a verdict needs at least 2 seeds, received ${config.seeds}; slice: true looks at one`,
+    )
   if (!config.slice && config.laws.includes('variability') && config.variabilityRuns < 2)
     wrong('variabilityRuns', `a verdict needs at least 2, received ${config.variabilityRuns}`)
   for (const [name, discipline] of Object.entries(config.data.disciplines))
@@ -106,9 +118,15 @@ export function parseStudyConfig(value: unknown, file = 'study'): StudyConfig {
         )
   if (config.laws.includes('align')) {
     if (!config.data.instructions)
-      wrong('data.instructions', 'law 2 (align) needs instructions to align with and to test on; leave it out of laws, or name their files')
+      wrong(
+        'data.instructions',
+        'law 2 (align) needs instructions to align with and to test on; leave it out of laws, or name their files',
+      )
     if (!config.data.cross)
-      wrong('data.cross', 'law 2 (align) needs a test of questions over several disciplines; leave it out of laws, or name its file')
+      wrong(
+        'data.cross',
+        'law 2 (align) needs a test of questions over several disciplines; leave it out of laws, or name its file',
+      )
   }
   return config
 }

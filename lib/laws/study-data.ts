@@ -5,7 +5,7 @@ import { ConfigError, DataError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
 import type { Model } from '../model.js'
 import { DuplicateIndex, type Place } from './duplicates.js'
-import type { DisciplineFacts } from './law.js'
+import type { DisciplineFacts } from './arms/law.js'
 import type { StudyConfig } from './study-config.js'
 
 /** Items that every arm is measured on, in one order. */
@@ -56,7 +56,10 @@ export async function prepareData(
   config: StudyConfig,
   model: Model,
   folder: string,
-  { items: itemLimit = config.items ?? mostItems, signal }: { items?: number; signal?: AbortSignal },
+  {
+    items: itemLimit = config.items ?? mostItems,
+    signal,
+  }: { items?: number; signal?: AbortSignal },
 ): Promise<StudyData> {
   const notes: string[] = []
   const training = new Map<string, Item[]>()
@@ -115,7 +118,8 @@ export async function prepareData(
   const sets = new Map<string, ItemSet>()
   for (const [name, items] of held) {
     const chosen = sample(items, itemLimit)
-    if (chosen.length < items.length) notes.push(`${name}: ${chosen.length} of ${items.length} items are looked at`)
+    if (chosen.length < items.length)
+      notes.push(`${name}: ${chosen.length} of ${items.length} items are looked at`)
     sets.set(name, {
       name,
       path: await write(name, chosen),
@@ -126,7 +130,8 @@ export async function prepareData(
       isChecked: chosen.every(({ fields }) => Array.isArray(fields.constraints)),
     })
   }
-  const alignmentPath = alignment && (await write('train instructions', cleaned(alignment, 'instructions')))
+  const alignmentPath =
+    alignment && (await write('train instructions', cleaned(alignment, 'instructions')))
   return { disciplines, alignment: alignmentPath, sets, fingerprint: hash.digest('hex'), notes }
 }
 
@@ -216,8 +221,13 @@ function withoutHeldOut(
       { details },
     )
   if (kept.length === 0)
-    throw new DataError(`every training item of ${name} is held out as well (${example})`, { details })
-  return { kept, note: `${count} ${are} ${name} left out: held out as well, or nearly (${example})` }
+    throw new DataError(`every training item of ${name} is held out as well (${example})`, {
+      details,
+    })
+  return {
+    kept,
+    note: `${count} ${are} ${name} left out: held out as well, or nearly (${example})`,
+  }
 }
 
 /** So many items, those of the smallest hashes, in their own order. */
@@ -233,7 +243,9 @@ function chanceOf({ fields, record, file, line }: Item): number {
   if (record.kind === 'choice') return 1 / record.choices.length
   const chance = fields.chance ?? 0
   if (typeof chance === 'number' && chance >= 0 && chance < 1) return chance
-  throw new DataError(`${file}:${line}: chance must be a number from 0 to below 1, not ${JSON.stringify(chance)}`)
+  throw new DataError(
+    `${file}:${line}: chance must be a number from 0 to below 1, not ${JSON.stringify(chance)}`,
+  )
 }
 
 async function countTokens(
@@ -255,6 +267,8 @@ async function countTokens(
   let trainedTokens = 0
   for await (const { labels } of corpus.batches()) trainedTokens += labels.length
   if (trainedTokens === 0)
-    throw new ConfigError(`${path}: nothing of ${name} would be trained`, { details: { file: path } })
+    throw new ConfigError(`${path}: nothing of ${name} would be trained`, {
+      details: { file: path },
+    })
   return { items: corpus.numSamples, tokens: corpus.numTokens, trainedTokens }
 }

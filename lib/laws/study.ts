@@ -8,8 +8,18 @@ import { requireOutside } from '../output-folder.js'
 import { modelFingerprint } from '../train/model-fingerprint.js'
 import { fitPlan, type Speed, secondsOf } from './budget.js'
 import { Laboratory } from './laboratory.js'
-import type { LawName } from './law.js'
-import { jobsOf, makePlan, planHash, type PlanInputs, type StudyPlan, type StudySize, type Workload, workloadOf } from './plan.js'
+import type { LawName } from './arms/law.js'
+import { base } from './procedure.js'
+import {
+  jobsOf,
+  makePlan,
+  planHash,
+  type PlanInputs,
+  referenceSets,
+  type StudyPlan,
+  type Workload,
+  workloadOf,
+} from './plan.js'
 import { reportPage } from './report/page.js'
 import { type ArmRuns, judge, type LawResult } from './results.js'
 import { type RunRecord, writeWhole } from './run-record.js'
@@ -50,16 +60,22 @@ const canDiversify = false
  *
  * @throws ConfigError, DataError in one sentence before any run; AbortedError after a signal, with all finished runs kept
  */
-export async function runStudy(config: StudyConfig, options: StudyOptions = {}): Promise<StudyResults> {
+export async function runStudy(
+  config: StudyConfig,
+  options: StudyOptions = {},
+): Promise<StudyResults> {
   const { signal } = options
   const { output } = config
   await requireOutside(output, inputsOf(config))
   await nodeFileSystem.makeFolder(output)
   const unlock = nodeFileSystem.lock(join(output, '.lock'))
   if (unlock === null)
-    throw new CheckpointError(`${output} is in use by another process; wait until it ends, or choose another output folder`, {
-      details: { path: output },
-    })
+    throw new CheckpointError(
+      `${output} is in use by another process; wait until it ends, or choose another output folder`,
+      {
+        details: { path: output },
+      },
+    )
   const device = Device.open(config.device, { threads: config.threads })
   try {
     await using model = await Model.load(config.model, { device, dtype: config.dtype, signal })
@@ -76,11 +92,20 @@ export async function runStudy(config: StudyConfig, options: StudyOptions = {}):
     for (const note of data.notes) options.onMessage?.(note)
     const planned = { planHash: hash, plan, notes: data.notes, laws: [], arms: {}, runs: {} }
     if (!saved) await writeResults(output, { ...planned, status: 'planned' })
-    const { arms, records } = await carryOut(config, plan, data, device, workload, options)
+    const { base, arms, records } = await carryOut(config, plan, data, device, workload, options)
     const laws = judge(plan, data, arms)
-    const results: StudyResults = { ...planned, status: 'finished', laws, arms: idsOf(arms), runs: runsOf(records) }
+    const results: StudyResults = {
+      ...planned,
+      status: 'finished',
+      laws,
+      arms: idsOf(arms),
+      runs: runsOf(records),
+    }
     await writeResults(output, results)
-    await writeWhole(join(output, reportName), reportPage({ config, plan, data, laws, arms, records }))
+    await writeWhole(
+      join(output, reportName),
+      reportPage({ config, plan, data, laws, arms, records, base }),
+    )
     return results
   } finally {
     await device.close()
@@ -100,7 +125,9 @@ async function savedPlan(output: string): Promise<StudyPlan | null> {
   if ((await nodeFileSystem.inspect(path)) === null) return null
   const { plan } = (await readJsonFile(path, resultsCap)) as Partial<StudyResults>
   if (plan?.version === 1) return plan
-  throw new ConfigError(`${path} holds no plan of a study; choose another output folder`, { details: { path } })
+  throw new ConfigError(`${path} holds no plan of a study; choose another output folder`, {
+    details: { path },
+  })
 }
 
 /** Reads the data and sizes the plan: from the machine's speed, or as it was. */
@@ -137,7 +164,11 @@ async function carryOut(
   device: Device,
   workload: Workload,
   { signal, onProgress, onMessage }: StudyOptions,
-): Promise<{ arms: Map<LawName, Map<string, RunRecord[]>>; records: readonly RunRecord[] }> {
+): Promise<{
+  base: RunRecord
+  arms: Map<LawName, Map<string, RunRecord[]>>
+  records: readonly RunRecord[]
+}> {
   let done = 0
   const counts = { failed: 0, diverged: 0 }
   const laboratory = new Laboratory({
@@ -149,18 +180,24 @@ async function carryOut(
     onMessage,
     onRun: ({ status }) => {
       if (status !== 'finished') counts[status]++
-      const facts = Object.entries(counts).flatMap(([what, count]) => (count > 0 ? [`${count} ${what}`] : []))
+      const facts = Object.entries(counts).flatMap(([what, count]) =>
+        count > 0 ? [`${count} ${what}`] : [],
+      )
       onProgress?.(Math.min(++done, workload.runs), workload.runs, facts)
     },
   })
   const jobs = jobsOf(plan, data)
   for (const { procedure } of jobs) laboratory.announce(procedure)
+  const reference = await laboratory.run(base, config.seed, referenceSets(data))
   const arms = new Map<LawName, Map<string, RunRecord[]>>(
     plan.laws.map((law) => [law.name, new Map(law.arms.map((arm) => [arm.name, []]))]),
   )
   for (const { law, arm, procedure, seed, sets } of jobs)
-    arms.get(law)!.get(arm)!.push(await laboratory.run(procedure, seed, sets))
-  return { arms, records: laboratory.records }
+    arms
+      .get(law)!
+      .get(arm)!
+      .push(await laboratory.run(procedure, seed, sets))
+  return { base: reference, arms, records: laboratory.records }
 }
 
 function idsOf(arms: ReadonlyMap<LawName, ArmRuns>): StudyResults['arms'] {
@@ -175,9 +212,7 @@ function idsOf(arms: ReadonlyMap<LawName, ArmRuns>): StudyResults['arms'] {
 /** Without the time they took, which is no result. */
 function runsOf(records: readonly RunRecord[]): StudyResults['runs'] {
   const sorted = [...records].sort((a, b) => (a.id < b.id ? -1 : 1))
-  return Object.fromEntries(
-    sorted.map(({ seconds: _, ...record }) => [record.id, record]),
-  )
+  return Object.fromEntries(sorted.map(({ seconds: _, ...record }) => [record.id, record]))
 }
 
 async function writeResults(output: string, results: StudyResults): Promise<void> {
@@ -186,7 +221,12 @@ async function writeResults(output: string, results: StudyResults): Promise<void
 
 /** The first key by which two plans differ. */
 function firstDifference(saved: unknown, current: unknown, path = ''): string {
-  if (typeof saved === 'object' && saved !== null && typeof current === 'object' && current !== null) {
+  if (
+    typeof saved === 'object' &&
+    saved !== null &&
+    typeof current === 'object' &&
+    current !== null
+  ) {
     const [one, other] = [saved, current] as Record<string, unknown>[]
     for (const key of new Set([...Object.keys(one), ...Object.keys(other)]))
       if (JSON.stringify(one[key]) !== JSON.stringify(other[key]))
@@ -195,5 +235,3 @@ function firstDifference(saved: unknown, current: unknown, path = ''): string {
   const shown = (value: unknown) => (JSON.stringify(value) ?? 'absent').slice(0, 80)
   return `${path} was ${shown(saved)} and is now ${shown(current)}`
 }
-
-export type { StudySize }

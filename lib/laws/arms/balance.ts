@@ -1,6 +1,6 @@
 import { byDefault } from './design.js'
 import { type Arm, highResource, type Law, namesOf, type Setting } from './law.js'
-import type { Mixture } from './procedure.js'
+import type { Mixture } from '../procedure.js'
 
 /** Most passes over a discipline; the dose curve's. */
 const mostEpochs = 4

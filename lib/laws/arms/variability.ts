@@ -1,6 +1,6 @@
 import { byDefault } from './design.js'
 import { type Arm, equalTokens, type Law, namesOf, type Setting } from './law.js'
-import type { Mixture } from './procedure.js'
+import type { Mixture } from '../procedure.js'
 
 /** Of each discipline's items, drawn anew by each run's seed. */
 const subset = 0.8

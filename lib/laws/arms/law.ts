@@ -1,4 +1,4 @@
-import type { Procedure } from './procedure.js'
+import type { Procedure } from '../procedure.js'
 
 export type LawName = 'balance' | 'align' | 'optimize' | 'specialize' | 'variability'
 

@@ -5,7 +5,7 @@ import {
   type Method,
   type Mixture,
   type TrainProcedure,
-} from './procedure.js'
+} from '../procedure.js'
 
 /** Of the tokens of a run: what a learning rate is tried with. */
 const trialShare = 0.5

@@ -1,6 +1,6 @@
 import { defaultMethod, training, tuned } from './design.js'
 import type { Law, Setting } from './law.js'
-import type { ChoiceProcedure, Method, TrainProcedure } from './procedure.js'
+import type { ChoiceProcedure, Method, TrainProcedure } from '../procedure.js'
 
 const ranks = [4, 16, 64] as const
 const [smallest, , largest] = ranks

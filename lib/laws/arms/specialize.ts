@@ -1,6 +1,6 @@
 import { equalShares, learningRateTrials, training, tuned } from './design.js'
 import { type Arm, type Law, namesOf, type Setting } from './law.js'
-import type { Method } from './procedure.js'
+import type { Method } from '../procedure.js'
 
 const experts = 4
 /** Ranks of the asymmetric adapter that are tried for the closest match of the others. */

@@ -1,6 +1,6 @@
 import { byDefault, defaultMethod, learningRateTrials, training } from './design.js'
 import { type Arm, type Contrast, equalTokens, type Law, type Setting } from './law.js'
-import { base, type ChoiceProcedure, type Procedure } from './procedure.js'
+import { base, type ChoiceProcedure, type Procedure } from '../procedure.js'
 
 /** Of a run's tokens: the alignment, and what stands against it. */
 const alignShare = 0.25
