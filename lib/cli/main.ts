@@ -7,6 +7,7 @@ import { evaluateCommand } from './evaluate.js'
 import { generateCommand } from './generate.js'
 import { mergeCommand } from './merge.js'
 import { describeError, exitCodeOf } from './report.js'
+import { alignCommand, optimizeCommand, specializeCommand } from './recipes.js'
 import { studyCommand } from './study.js'
 import { trainCommand } from './train.js'
 
@@ -16,6 +17,9 @@ const commands = [
   generateCommand,
   mergeCommand,
   studyCommand,
+  alignCommand,
+  optimizeCommand,
+  specializeCommand,
   describeCommand,
   doctorCommand,
 ]

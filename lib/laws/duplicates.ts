@@ -15,10 +15,12 @@ export interface Place {
  * not the same.
  */
 export class DuplicateIndex {
+  readonly #texts = new Map<string, Place>()
   readonly #blocks = new Map<string, { grams: Grams; place: Place }[]>()
 
   add(record: CorpusRecord, place: Place): void {
-    const { block, grams } = signature(record)
+    const { text, block, grams } = signature(record)
+    if (!this.#texts.has(text)) this.#texts.set(text, place)
     const held = this.#blocks.get(block)
     if (held) held.push({ grams, place })
     else this.#blocks.set(block, [{ grams, place }])
@@ -26,7 +28,9 @@ export class DuplicateIndex {
 
   /** The first such record. */
   find(record: CorpusRecord): Place | null {
-    const { block, grams } = signature(record)
+    const { text, block, grams } = signature(record)
+    const same = this.#texts.get(text)
+    if (same) return same
     const found = this.#blocks.get(block)?.find((one) => cosine(one.grams, grams) > leastCosine)
     return found?.place ?? null
   }
@@ -37,7 +41,7 @@ interface Grams {
   readonly norm: number
 }
 
-function signature(record: CorpusRecord): { block: string; grams: Grams } {
+function signature(record: CorpusRecord): { text: string; block: string; grams: Grams } {
   const { asked, answer } = textsOf(record)
   const all = `${asked} ${answer}`.normalize('NFKC')
   const numbers = all.match(/\d+(?:[.,]\d+)*/g) ?? []
@@ -51,7 +55,7 @@ function signature(record: CorpusRecord): { block: string; grams: Grams } {
   }
   let square = 0
   for (const count of counts.values()) square += count * count
-  return { block, grams: { counts, norm: Math.sqrt(square) } }
+  return { text: `${text}\n${plain(answer)}`, block, grams: { counts, norm: Math.sqrt(square) } }
 }
 
 function cosine(a: Grams, b: Grams): number {

@@ -10,11 +10,11 @@ import type { StepReport } from '../train/trainer.js'
 import { sourcesOf } from './mixture.js'
 import {
   type ChoiceProcedure,
-  hashOf,
   type MergeProcedure,
   type Method,
   partsOf,
   type Procedure,
+  procedureHash,
   runId,
   type TrainProcedure,
   withTokens,
@@ -62,10 +62,24 @@ export class Laboratory {
   /** Says that this will be asked for: adapters that others go on from are kept when they are first trained. */
   announce(procedure: Procedure): void {
     for (const part of partsOf(procedure)) {
-      this.#parts.add(hashOf(part))
+      this.#parts.add(procedureHash(part))
       this.announce(part)
     }
     if (procedure.kind === 'choice') for (const one of procedure.candidates) this.announce(one)
+  }
+
+  /** The folder of the adapter that a procedure ends in, trained if it was not. */
+  async keepAdapter(procedure: Procedure, seed: number): Promise<string> {
+    this.announce(procedure)
+    this.#parts.add(procedureHash(procedure))
+    const { model } = await this.#make(procedure, seed, false)
+    await model.dispose()
+    return this.#adapterFolder(await this.#settle(procedure), seed)
+  }
+
+  /** What a choice chose, with what it was chosen by. */
+  async chosen(choice: ChoiceProcedure): Promise<Exclude<Procedure, ChoiceProcedure>> {
+    return await this.#settle(choice)
   }
 
   /** Every run that was asked for, in that order. */
@@ -99,7 +113,7 @@ export class Laboratory {
   /** The candidate that a choice stands for; other procedures stand for themselves. */
   async #settle(procedure: Procedure): Promise<Exclude<Procedure, ChoiceProcedure>> {
     if (procedure.kind !== 'choice') return procedure
-    const key = hashOf(procedure)
+    const key = procedureHash(procedure)
     if (!this.#chosen.has(key)) this.#chosen.set(key, this.#choose(procedure))
     return await this.#settle(await this.#chosen.get(key)!)
   }
@@ -210,7 +224,11 @@ export class Laboratory {
             return { model }
           }
           const training = await this.#train(model, procedure, seed)
-          if (!fresh || this.#parts.has(hashOf(asked)) || this.#parts.has(hashOf(procedure)))
+          if (
+            !fresh ||
+            this.#parts.has(procedureHash(asked)) ||
+            this.#parts.has(procedureHash(procedure))
+          )
             await model.saveAdapter(kept)
           return { model, training }
         } catch (error) {

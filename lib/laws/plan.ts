@@ -4,7 +4,16 @@ import { declareAlign } from './arms/align.js'
 import { declareBalance } from './arms/balance.js'
 import type { Arm, Law, LawName, Setting } from './arms/law.js'
 import { declareOptimize } from './arms/optimize.js'
-import { base, hashOf, type Method, type Procedure, runId, withTokens } from './procedure.js'
+import {
+  base,
+  type ChoiceProcedure,
+  hashOf,
+  type Method,
+  type Procedure,
+  procedureHash,
+  runId,
+  withTokens,
+} from './procedure.js'
 import { declareSpecialize } from './arms/specialize.js'
 import type { StudyConfig } from './study-config.js'
 import type { StudyData } from './study-data.js'
@@ -81,29 +90,31 @@ export const wholeSize = (config: StudyConfig, items: number): StudySize => ({
   items,
 })
 
-export function makePlan(inputs: PlanInputs, size: StudySize, cuts: readonly string[]): StudyPlan {
+/** What the laws' declarations are made from. */
+export function settingOf(inputs: PlanInputs, size: StudySize): Setting {
   const { config, data, model } = inputs
-  const delta = config.delta / 100
-  const searchSeed = config.seed + searchSeedOffset
-  const setting: Setting = {
+  return {
     disciplines: data.disciplines.map(({ name, tokens, trainedTokens }) => ({
       name,
       tokens,
       trainedTokens,
     })),
     hasReserve: data.disciplines.every(({ reserve }) => reserve !== null),
-    hasInstructions: data.sets.has('instructions'),
-    hasCross: data.sets.has('cross'),
     hasGeneral: data.sets.has('general'),
     canDiversify: inputs.canDiversify,
     tokens: size.tokens,
-    delta,
+    delta: config.delta / 100,
     variabilityRuns: size.variabilityRuns,
-    searchSeed,
+    searchSeed: config.seed + searchSeedOffset,
     learningRates: config.learningRates,
     rank: config.rank,
     countParameters: (method) => countParameters(model, method as Method),
   }
+}
+
+export function makePlan(inputs: PlanInputs, size: StudySize, cuts: readonly string[]): StudyPlan {
+  const { config, data } = inputs
+  const setting = settingOf(inputs, size)
   const seedsFrom = (count: number) => Array.from({ length: count }, (_, i) => config.seed + i)
   const laws = config.laws.map((name) => {
     const law = declarations[name](setting)
@@ -115,9 +126,9 @@ export function makePlan(inputs: PlanInputs, size: StudySize, cuts: readonly str
     cuts,
     seeds: seedsFrom(size.seeds),
     variabilitySeeds: seedsFrom(size.variabilityRuns),
-    searchSeed,
+    searchSeed: setting.searchSeed,
     bootstrapSeed: config.seed,
-    delta,
+    delta: setting.delta,
     metric: config.metric,
     isSlice: config.slice,
     batchTokens: config.batchTokens,
@@ -206,7 +217,12 @@ export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
         prepare(procedure.candidates[0], seed)
     }
   }
-  const prepareChoice = ({ candidates, rungs, seed }: Extract<Procedure, { kind: 'choice' }>) => {
+  const chosen = new Set<string>()
+  const prepareChoice = (choice: ChoiceProcedure) => {
+    const hash = procedureHash(choice)
+    if (chosen.has(hash)) return
+    chosen.add(hash)
+    const { candidates, rungs, seed } = choice
     let count = candidates.length
     for (const { tokens, keep } of rungs) {
       for (const one of candidates.slice(0, count)) add(withTokens(one, tokens), seed, validation)

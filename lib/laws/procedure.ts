@@ -85,11 +85,23 @@ export function hashOf(value: unknown): string {
   return createHash('sha256').update(canonical(value)).digest('hex')
 }
 
+// A choice among trainings that each go on from a choice is long: its text is made once.
+const hashes = new WeakMap<Procedure, string>()
+
+/** hashOf, remembered. */
+export function procedureHash(procedure: Procedure): string {
+  const known = hashes.get(procedure)
+  if (known !== undefined) return known
+  const hash = hashOf(procedure)
+  hashes.set(procedure, hash)
+  return hash
+}
+
 /** The name of a run's files. */
 export function runId(procedure: Procedure, seed: number): string {
+  const hash = procedureHash(procedure)
   // The study's model has no seed.
-  const key = procedure.kind === 'base' ? { procedure } : { procedure, seed }
-  return hashOf(key).slice(0, 16)
+  return hashOf(procedure.kind === 'base' ? { hash } : { hash, seed }).slice(0, 16)
 }
 
 /** The procedures that it goes on from, without those of a choice's candidates. */

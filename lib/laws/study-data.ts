@@ -217,7 +217,7 @@ function withoutHeldOut(
   const details = { file, line, count }
   if (data.duplicates === 'error')
     throw new DataError(
-      `${count} ${are} ${name} are held out as well, or nearly (${example}); take them out, or set data.duplicates: remove`,
+      `${count} ${are} ${name} held out as well, or nearly (${example}); take them out, or set data.duplicates: remove`,
       { details },
     )
   if (kept.length === 0)

@@ -46,12 +46,28 @@ export function writeSmallStudy(folder: string): StudyConfigInput {
     output: join(folder, 'study'),
     data: {
       disciplines,
-      cross: { test: write('cross', items(6, 400, (n) => [`Letter of ${n} plus 1?`, 'abcdefghij'[(n + 1) % 10]])) },
-      instructions: {
-        train: write('instructions.train', Array.from({ length: 12 }, (_, n) => loud(n))),
-        test: write('instructions.test', Array.from({ length: 4 }, (_, n) => loud(50 + n))),
+      cross: {
+        test: write(
+          'cross',
+          items(6, 400, (n) => [`Letter of ${n} plus 1?`, 'abcdefghij'[(n + 1) % 10]]),
+        ),
       },
-      general: { test: write('general', items(6, 500, (n) => [`Day ${n}?`, 'Monday'])) },
+      instructions: {
+        train: write(
+          'instructions.train',
+          Array.from({ length: 12 }, (_, n) => loud(n)),
+        ),
+        test: write(
+          'instructions.test',
+          Array.from({ length: 4 }, (_, n) => loud(50 + n)),
+        ),
+      },
+      general: {
+        test: write(
+          'general',
+          items(6, 500, (n) => [`Day ${n}?`, 'Monday']),
+        ),
+      },
     },
     seeds: 2,
     variabilityRuns: 2,

@@ -1,6 +1,12 @@
-import { byDefault, defaultMethod, learningRateTrials, training } from './design.js'
+import { byDefault, defaultMethod, equalShares, learningRateTrials, training } from './design.js'
 import { type Arm, type Contrast, equalTokens, type Law, type Setting } from './law.js'
-import { base, type ChoiceProcedure, type Procedure } from '../procedure.js'
+import {
+  base,
+  type ChoiceProcedure,
+  type Mixture,
+  type Procedure,
+  type TrainProcedure,
+} from '../procedure.js'
 
 /** Of a run's tokens: the alignment, and what stands against it. */
 const alignShare = 0.25
@@ -35,17 +41,20 @@ export function merged(setting: Setting): ChoiceProcedure {
   }
 }
 
+/** A short training of a small adapter on instructions alone, which hold no fact of a discipline. */
+export function alignment(setting: Setting, from: Procedure): TrainProcedure {
+  return small(setting, from, { disciplines: 'instructions', shares: 'equal' })
+}
+
+function small(setting: Setting, from: Procedure, data: Mixture): TrainProcedure {
+  const method = defaultMethod(alignRank)
+  const tokens = Math.round(alignShare * setting.tokens)
+  const by = learningRateTrials(setting, method)
+  return training(setting, method, { by, what: 'learning rate' }, { from, tokens, data })
+}
+
 /** Law 2, Merge-then-Align. */
 export function declareAlign(setting: Setting): Law {
-  const tokens = Math.round(alignShare * setting.tokens)
-  const method = defaultMethod(alignRank)
-  const learningRate = { by: learningRateTrials(setting, method), what: 'learning rate' } as const
-  const aligned = (from: Procedure) =>
-    training(setting, method, learningRate, {
-      from,
-      tokens,
-      data: { disciplines: 'instructions', shares: 'equal' },
-    })
   const merge = merged(setting)
   const joint = byDefault(setting)
   const arms: Arm[] = [
@@ -56,15 +65,23 @@ export function declareAlign(setting: Setting): Law {
       procedure,
     })),
     { name: 'merge', title: 'the specialists merged', procedure: merge },
-    { name: 'merge + align', title: 'merged, then aligned', procedure: aligned(merge) },
-    { name: 'base + align', title: 'aligned without disciplines', procedure: aligned(base) },
+    { name: 'merge + align', title: 'merged, then aligned', procedure: alignment(setting, merge) },
+    {
+      name: 'base + align',
+      title: 'aligned without disciplines',
+      procedure: alignment(setting, base),
+    },
     {
       name: 'merge + disciplines',
       title: 'merged, then as many tokens of the disciplines',
-      procedure: training(setting, method, learningRate, { from: merge, tokens }),
+      procedure: small(setting, merge, equalShares(setting)),
     },
     { name: 'joint', title: 'one adapter for all disciplines', procedure: joint },
-    { name: 'joint + align', title: 'one adapter, then aligned', procedure: aligned(joint) },
+    {
+      name: 'joint + align',
+      title: 'one adapter, then aligned',
+      procedure: alignment(setting, joint),
+    },
   ]
   const against = (other: string, title: string): Contrast => ({
     name: `merge + align minus ${other}`,

@@ -65,8 +65,6 @@ export interface Setting {
   /** In the order of the configuration. */
   readonly disciplines: readonly DisciplineFacts[]
   readonly hasReserve: boolean
-  readonly hasInstructions: boolean
-  readonly hasCross: boolean
   readonly hasGeneral: boolean
   /** Whether the trainer can select diversely. */
   readonly canDiversify: boolean

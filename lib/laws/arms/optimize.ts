@@ -2,7 +2,8 @@ import { defaultMethod, training, tuned } from './design.js'
 import type { Law, Setting } from './law.js'
 import type { ChoiceProcedure, Method, TrainProcedure } from '../procedure.js'
 
-const ranks = [4, 16, 64] as const
+/** The sizes that are compared. */
+export const ranks = [4, 16, 64] as const
 const [smallest, , largest] = ranks
 
 /** What is tried beside the setting's learning rates; all with rsLoRA's scale, so that alpha goes with every rank. */

@@ -1,0 +1,249 @@
+import assert from 'node:assert/strict'
+import { Adapter } from '../../lib/adapters/adapter.js'
+import { Device } from '../../lib/device.js'
+import { fitPlan, secondsOf } from '../../lib/laws/budget.js'
+import { matchedMethods } from '../../lib/laws/arms/specialize.js'
+import {
+  countParameters,
+  jobsOf,
+  makePlan,
+  planHash,
+  type PlanInputs,
+  wholeSize,
+  workloadOf,
+} from '../../lib/laws/plan.js'
+import { type Method, runId } from '../../lib/laws/procedure.js'
+import { parseStudyConfig, type StudyConfigInput } from '../../lib/laws/study-config.js'
+import type { ItemSet, StudyData } from '../../lib/laws/study-data.js'
+import { type DecoderConfig, readConfig } from '../../lib/models/index.js'
+import { declareAdapter, methodSchema } from '../../lib/train/method.js'
+import { goldenModel } from '../decoder-logits.js'
+
+const sizes: Record<string, number> = { mathematics: 50_000, chemistry: 20_000, geography: 1_000 }
+const items = 300
+
+const set = (name: string): ItemSet => ({
+  name,
+  path: `${name}.jsonl`,
+  clusters: Array.from({ length: items }, (_, i) => String(i)),
+  chances: Array.from({ length: items }, () => 0),
+  isChecked: name === 'instructions',
+})
+
+const setNames = [
+  ...Object.keys(sizes).flatMap((name) => [`test ${name}`, `validation ${name}`]),
+  'cross',
+  'instructions',
+  'general',
+]
+const data: StudyData = {
+  disciplines: Object.entries(sizes).map(([name, trainedTokens]) => ({
+    name,
+    path: `${name}.jsonl`,
+    items: trainedTokens / 5,
+    tokens: 4 * trainedTokens,
+    trainedTokens,
+    reserve: { path: `${name}.reserve.jsonl`, trainedTokens: 50_000 },
+  })),
+  alignment: 'instructions.jsonl',
+  sets: new Map(setNames.map((name) => [name, set(name)])),
+  fingerprint: 'data',
+  notes: [],
+}
+
+describe('the plan of a study', () => {
+  let model: DecoderConfig
+
+  before(async () => {
+    model = await readConfig(goldenModel('qwen2-text'))
+  })
+
+  function inputs(changes: Partial<StudyConfigInput> = {}): PlanInputs {
+    const files = { train: 'a', validation: 'b', test: 'c', reserve: 'd' }
+    const config = parseStudyConfig({
+      model: 'model',
+      output: 'study',
+      data: {
+        disciplines: Object.fromEntries(Object.keys(sizes).map((name) => [name, files])),
+        cross: { test: 'c' },
+        instructions: { train: 'a', test: 'c' },
+        general: { test: 'c' },
+      },
+      ...changes,
+    })
+    return { config, data, model, modelFingerprint: 'model', canDiversify: true }
+  }
+
+  const whole = (one: PlanInputs) => makePlan(one, wholeSize(one.config, items), [])
+
+  it('has contrasts of arms that are there, whose weights sum to 0', () => {
+    const { laws } = whole(inputs())
+    assert.equal(laws.length, 5)
+    for (const law of laws) {
+      const names = law.arms.map(({ name }) => name)
+      assert.equal(new Set(names).size, names.length, law.name)
+      for (const { weights, name } of [...law.contrasts, ...law.preconditions, ...law.gates]) {
+        for (const arm of Object.keys(weights)) assert.ok(names.includes(arm), `${name}: ${arm}`)
+        assert.equal(
+          Object.values(weights).reduce((a, b) => a + b, 0),
+          0,
+          name,
+        )
+      }
+      for (const { name, extra } of law.arms)
+        if (extra)
+          assert.ok(
+            law.contrasts.every(({ weights }) => !(name in weights)),
+            name,
+          )
+    }
+  })
+
+  it('says what study.md asks of each law', () => {
+    const [balance, align, optimize, specialize, variability] = whole(inputs()).laws
+    assert.deepEqual(
+      balance.contrasts.map(({ weights, on }) => [weights, on]),
+      [
+        [{ 'left-out': 1, proportional: -1 }, ['mathematics']],
+        [{ diverse: 1, proportional: -1 }, Object.keys(sizes)],
+        [{ diverse: 1, capped: -1 }, Object.keys(sizes)],
+      ],
+    )
+    assert.deepEqual(
+      balance.preconditions.map(({ weights, atLeast }) => [weights, atLeast]),
+      [[{ fresh: 1, capped: -1 }, 0.02]],
+    )
+    assert.ok(align.contrasts.every(({ on }) => on === 'cross'))
+    assert.deepEqual(
+      align.preconditions.map(({ weights, on, atLeast }) => [weights, on, atLeast]),
+      [[{ base: 1, merge: -1 }, 'instructions', 0.1]],
+    )
+    assert.deepEqual(
+      align.gates.map(({ on, above }) => [on, above]),
+      [
+        ['instructions', -0.05],
+        ['general', -0.05],
+      ],
+    )
+    assert.deepEqual(optimize.contrasts[1].weights, {
+      'found, rank 64': 1,
+      'found, rank 4': -1,
+      'default, rank 64': -1,
+      'default, rank 4': 1,
+    })
+    assert.deepEqual(
+      specialize.contrasts.map(({ weights }) => Object.keys(weights)),
+      [
+        ['asymmetric', 'lora'],
+        ['asymmetric', 'symmetric'],
+        ['asymmetric', 'uniform gate'],
+      ],
+    )
+    assert.equal(variability.variability!.runs, 10)
+    assert.deepEqual(Object.keys(variability.variability!.singles), Object.keys(sizes))
+  })
+
+  it('runs arms that laws share once, and searches with a seed that no arm has', () => {
+    const plan = whole(inputs())
+    const jobs = jobsOf(plan, data)
+    const idsOf = (law: string, arm: string) =>
+      jobs
+        .filter((one) => one.law === law && one.arm === arm)
+        .map((one) => runId(one.procedure, one.seed))
+    assert.equal(idsOf('balance', 'equal').length, 5)
+    assert.deepEqual(idsOf('balance', 'equal'), idsOf('align', 'joint'))
+    assert.deepEqual(idsOf('balance', 'equal'), idsOf('optimize', 'default, rank 16'))
+    assert.ok(!jobs.some(({ seed }) => seed === plan.searchSeed))
+    const alone = (law: string) =>
+      workloadOf({ ...plan, laws: plan.laws.filter(({ name }) => name === law) }, data).runs
+    const sum = plan.laws.reduce((total, { name }) => total + alone(name), 0)
+    assert.ok(workloadOf(plan, data).runs < sum)
+  })
+
+  it('is hashed: the same hash for the same plan, another for any change', () => {
+    const hash = (changes: Partial<StudyConfigInput>) => planHash(whole(inputs(changes)))
+    assert.equal(hash({}), hash({}))
+    assert.match(hash({}), /^[0-9a-f]{64}$/)
+    const changes: Partial<StudyConfigInput>[] = [
+      { delta: 3 },
+      { seeds: 4 },
+      { rank: 8 },
+      { laws: ['align'] },
+    ]
+    for (const change of changes) assert.notEqual(hash(change), hash({}), JSON.stringify(change))
+  })
+
+  it('is cut to its minutes: items, then arms that are shown only, then tokens, seeds last', () => {
+    const speed = { tokens: 8000, mixtureTokens: 5000, items: 400 }
+    const fit = (minutes?: number) => fitPlan(inputs({ minutes }), speed)
+    const full = fit()
+    assert.deepEqual(full.plan.cuts, [])
+    let before = full
+    for (const minutes of [90, 60, 40, 20, 10, 5]) {
+      const cut = fit(minutes)
+      const { size } = cut.plan
+      assert.ok(cut.seconds <= 60 * minutes, `${minutes} minutes: ${cut.seconds} s`)
+      assert.equal(cut.seconds, secondsOf(cut.workload, speed))
+      assert.ok(size.tokens <= before.plan.size.tokens && size.seeds <= before.plan.size.seeds)
+      if (size.seeds < 5)
+        assert.ok(!size.extras && size.tokens <= 0.3 * 200_000, JSON.stringify(size))
+      const measuring = cut.workload.items / speed.items
+      assert.ok(
+        measuring <= 0.26 * cut.seconds || size.items === 30,
+        `${measuring} of ${cut.seconds}`,
+      )
+      assert.equal(cut.plan.cuts.length === 0, full.seconds <= 60 * minutes)
+      before = cut
+    }
+  })
+
+  it('matches adapters of the fourth law as study.md works it out', () => {
+    // One layer of 192 by 192, as in the example there.
+    const count = ({
+      kind,
+      rank,
+      shares,
+    }: {
+      kind: string
+      rank: number
+      shares?: string
+      gate?: string
+    }) => {
+      const router = 4 * 192
+      if (kind === 'lora') return rank * 2 * 192
+      if (kind === 'hydra-lora') return rank * 192 + 4 * rank * 192 + router
+      return shares === 'b' ? 5 * rank * 192 + router : 4 * rank * 2 * 192 + router
+    }
+    const matched = matchedMethods(count)
+    assert.equal(matched.asymmetric.method.rank, 8)
+    assert.equal(matched.symmetric.method.rank, 5)
+    assert.equal(matched.lora.method.rank, 22)
+    for (const { parameters } of [matched.asymmetric, matched.symmetric, matched.lora])
+      assert.equal(parameters, 8448)
+  })
+
+  it('counts the parameters that an adapter has', async () => {
+    const device = Device.open('cpu')
+    try {
+      const common = { rank: 3, targets: 'all-linear' as const }
+      const methods: Method[] = [
+        { kind: 'lora', ...common },
+        { kind: 'hydra-lora', experts: 4, ...common },
+        { kind: 'hydra-lora', experts: 4, gate: 'uniform', ...common },
+        { kind: 'lora-moe', experts: 3, ...common },
+        { kind: 'lora-moe', experts: 3, shares: 'b', ...common },
+      ]
+      for (const method of methods) {
+        const adapter = Adapter.create(
+          device,
+          model,
+          declareAdapter(methodSchema.parse(method), 0, [])!,
+        )
+        assert.equal(countParameters(model, method), adapter.numParameters, JSON.stringify(method))
+        adapter.dispose()
+      }
+    } finally {
+      await device.close()
+    }
+  })
+})
