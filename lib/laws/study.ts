@@ -49,6 +49,7 @@ export interface StudyResults {
 }
 
 const resultsName = 'results.json'
+const speedName = 'speed.json'
 const reportName = 'report.html'
 const resultsCap = 1 << 30
 /** Whether `data.mixing` is there, which selects diversely. */
@@ -148,13 +149,27 @@ async function settlePlan(
     canDiversify,
   })
   const data = await read(saved?.size.items)
-  onMessage?.('measuring the speed of this machine')
-  const speed = await measureSpeed(model, config, data, signal)
+  const speed = await speedOf(config, model, data, { signal, onMessage })
   if (saved) return { data, speed, plan: makePlan(inputs(data), saved.size, saved.cuts) }
   const { plan } = fitPlan(inputs(data), speed)
   if (!plan.cuts.some((cut) => cut.startsWith('items'))) return { data, speed, plan }
   const fewer = await read(plan.size.items)
   return { data: fewer, speed, plan: makePlan(inputs(fewer), plan.size, plan.cuts) }
+}
+
+/** Measured once: a study that goes on need not wait for it again. */
+async function speedOf(
+  config: StudyConfig,
+  model: Model,
+  data: StudyData,
+  { signal, onMessage }: StudyOptions,
+): Promise<Speed> {
+  const path = join(config.output, speedName)
+  if (await nodeFileSystem.inspect(path)) return (await readJsonFile(path, 1 << 16)) as Speed
+  onMessage?.('measuring the speed of this machine')
+  const speed = await measureSpeed(model, config, data, signal)
+  await writeWhole(path, `${JSON.stringify(speed)}\n`)
+  return speed
 }
 
 async function carryOut(
