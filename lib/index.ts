@@ -57,6 +57,10 @@ export type {
   Recipe,
   WeightSearchOptions,
 } from './merge/index.js'
+export { runStudy, type StudyOptions, type StudyResults } from './laws/study.js'
+export { parseStudyConfig } from './laws/study-config.js'
+export type { StudyConfig, StudyConfigInput } from './laws/study-config.js'
+export { runRecipe, type RecipeName, type RecipeOptions, type RecipeResult } from './laws/recipe.js'
 export { doctor, type DeviceReport, type DoctorReport } from './doctor.js'
 export { Tokenizer } from './text/index.js'
 export type { ChatMessage } from './text/index.js'

@@ -5,14 +5,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
+import { parseStudyConfig } from '../lib/laws/study-config.js'
 import { parseTrainConfig } from '../lib/train/options.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const readme = readFileSync(join(root, 'README.md'), 'utf8')
 
-function block(language: string): string {
-  const found = new RegExp(`\`\`\`${language}\n([^]*?)\`\`\``).exec(readme)
-  assert.ok(found, `README.md has a ${language} block`)
+/** The block of this language, from 0 on. */
+function block(language: string, index = 0): string {
+  const found = [...readme.matchAll(new RegExp(`\`\`\`${language}\n([^]*?)\`\`\``, 'g'))].at(index)
+  assert.ok(found, `README.md has ${index + 1} ${language} blocks`)
   return found[1]
 }
 
@@ -48,6 +50,14 @@ describe('README', () => {
     const config = parseTrainConfig(parse(block('yaml')))
     assert.equal(config.data.train.length, 2)
     assert.equal(config.batch.accumulation, 2)
+  })
+
+  it('shows a study that the schema takes, in at most 20 lines', () => {
+    const text = block('yaml', 1)
+    assert.ok(text.trimEnd().split('\n').length <= 20)
+    const config = parseStudyConfig(parse(text))
+    assert.equal(Object.keys(config.data.disciplines).length, 5)
+    assert.equal(config.minutes, 90)
   })
 })
 

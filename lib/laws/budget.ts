@@ -50,12 +50,10 @@ export function fitPlan(inputs: PlanInputs, speed: Speed): BudgetedPlan {
     const workload = workloadOf(plan, data)
     return { plan, workload, seconds: secondsOf(workload, speed) }
   }
-  const measured = ({ workload }: BudgetedPlan) => workload.items / speed.items
   const fewerItems = (size: StudySize): StudySize => {
     const { seconds, workload } = tryOut(size)
-    const others = seconds - workload.items / speed.items
-    const allowed = (others * mostMeasuring) / (1 - mostMeasuring)
-    const part = allowed / measured({ workload } as BudgetedPlan)
+    const measuring = workload.items / speed.items
+    const part = ((seconds - measuring) * mostMeasuring) / (1 - mostMeasuring) / measuring
     if (part >= 1) return size
     return {
       ...size,
@@ -64,12 +62,15 @@ export function fitPlan(inputs: PlanInputs, speed: Speed): BudgetedPlan {
   }
   if (config.minutes === undefined) return tryOut(whole)
   const budget = 60 * config.minutes
-  let last = tryOut(whole)
-  for (const size of smallerSizes(whole)) {
-    last = tryOut(fewerItems(size))
-    if (last.seconds <= budget) return last
+  // Each size takes less time than the one before it: the first that fits is found by halving.
+  const sizes = [...smallerSizes(whole)]
+  let [first, end] = [0, sizes.length - 1]
+  while (first < end) {
+    const middle = (first + end) >> 1
+    if (tryOut(fewerItems(sizes[middle])).seconds <= budget) end = middle
+    else first = middle + 1
   }
-  return last
+  return tryOut(fewerItems(sizes[first]))
 }
 
 function* smallerSizes(whole: StudySize): Generator<StudySize> {

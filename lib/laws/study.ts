@@ -20,7 +20,6 @@ import {
   type Workload,
   workloadOf,
 } from './plan.js'
-import { reportPage } from './report/page.js'
 import { type ArmRuns, judge, type LawResult } from './results.js'
 import { type RunRecord, writeWhole } from './run-record.js'
 import { measureSpeed } from './speed.js'
@@ -103,6 +102,8 @@ export async function runStudy(
       runs: runsOf(records),
     }
     await writeResults(output, results)
+    // Charts take a moment to load, and most programs draw none.
+    const { reportPage } = await import('./report/page.js')
     await writeWhole(
       join(output, reportName),
       reportPage({ config, plan, data, laws, arms, records, base }),

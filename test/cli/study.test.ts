@@ -25,7 +25,7 @@ describe('polylora study', function () {
   it('plans, runs, prints a verdict and writes a report that needs nothing else', async () => {
     const { code, stdout, stderr } = await polylora(args('whole'), at('.'))
     assert.equal(code, 0, stderr)
-    assert.match(stderr, /^14 runs of 1 laws, [\d,]+ tokens: about \d+ s$/m)
+    assert.match(stderr, /^14 runs of 1 laws, [\d,]+ tokens: about \d.*$/m)
     assert.match(stderr, /^run 14\/14/m)
     assert.match(stdout, /^balance: (holds|does not hold|undecided)/)
     assert.match(stdout, /written to whole\/report\.html and results\.json\n$/)

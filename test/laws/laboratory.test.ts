@@ -17,7 +17,7 @@ import { temporaryFolder } from '../temporary-folder.js'
 import { writeSmallStudy } from './small-study.js'
 
 describe('the laboratory', function () {
-  this.timeout(180_000)
+  this.timeout(600_000)
   const at = temporaryFolder()
   let config: StudyConfig
   let data: StudyData
@@ -146,7 +146,7 @@ describe('the laboratory', function () {
   })
 
   it('counts what diverges, and measures it all the same', async () => {
-    const record = await open().run(train({ learningRate: 1e30 }), 1, ['test sums'])
+    const record = await open().run(train({ learningRate: 1e12 }), 1, ['test sums'])
     assert.equal(record.status, 'diverged')
     assert.ok(record.reason !== undefined)
     assert.equal(record.sets['test sums'].right.length, 8)

@@ -51,7 +51,8 @@ const data: StudyData = {
   notes: [],
 }
 
-describe('the plan of a study', () => {
+describe('the plan of a study', function () {
+  this.timeout(120_000)
   let model: DecoderConfig
 
   before(async () => {

@@ -3,8 +3,8 @@ import { type Arm, type Law, namesOf, type Setting } from './law.js'
 import type { Method } from '../procedure.js'
 
 const experts = 4
-/** Ranks of the asymmetric adapter that are tried for the closest match of the others. */
-const asymmetricRanks = [4, 5, 6, 7, 8, 9, 10, 12, 16] as const
+/** Ranks of the asymmetric adapter that are tried, until the others match. */
+const asymmetricRanks = Array.from({ length: 29 }, (_, i) => 4 + i)
 /** Within which counts must match. */
 const mostApart = 0.02
 const robustness = [0.5, 2] as const
@@ -41,8 +41,8 @@ export interface MatchedMethod {
 }
 
 /**
- * The five adapters with numbers of trainable parameters, routers included, that are as close as ranks allow: the
- * asymmetric one never has the most.
+ * The five adapters with numbers of trainable parameters, routers included, that are as close as ranks allow: LoRA and
+ * experts that share nothing within 2% where any rank does, and the asymmetric one never the largest.
  */
 export function matchedMethods(
   countParameters: Setting['countParameters'],
@@ -60,7 +60,10 @@ export function matchedMethods(
   })
   const apart = (match: Record<ArmName, MatchedMethod>) =>
     Math.max(match.lora.ratio, match.symmetric.ratio)
-  return matches.reduce((best, match) => (apart(match) < apart(best) ? match : best))
+  return (
+    matches.find((match) => apart(match) <= 1 + mostApart) ??
+    matches.reduce((best, match) => (apart(match) < apart(best) ? match : best))
+  )
 }
 
 /** Law 4, Share-then-Specialize. */

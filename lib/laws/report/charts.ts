@@ -50,7 +50,8 @@ function svg(label: string, options: Options): string {
   })
   const element = chart.tagName.toLowerCase() === 'svg' ? chart : chart.querySelector('svg')!
   element.setAttribute('role', 'img')
-  element.setAttribute('aria-label', label)
+  // The serialiser leaves these as they are in attributes.
+  element.setAttribute('aria-label', label.replace(/[<>]/g, ''))
   return chart.outerHTML
 }
 
