@@ -7,7 +7,7 @@ import { temporaryFolder } from '../temporary-folder.js'
 import { polylora, start } from './polylora.js'
 
 describe('polylora study', function () {
-  this.timeout(600_000)
+  this.timeout(1_200_000)
   const at = temporaryFolder()
   const args = (output: string, ...more: string[]) => [
     'study',
