@@ -3,14 +3,20 @@ import { join } from 'node:path'
 import { defaultMethod, training, tuned } from './arms/design.js'
 import { designSearch, ranks } from './arms/optimize.js'
 import type { Procedure } from './procedure.js'
-import { type Kitchen, type RecipeResult, type RecipeRow, tried, untouched } from './recipe.js'
+import {
+  type RecipeContext,
+  type RecipeResult,
+  type RecipeRow,
+  tried,
+  untouched,
+} from './recipe-context.js'
 
 /**
  * Optimize-then-Scale: learning rate, alpha, targets and dropout by successive halving at the smallest rank, then every rank
  * at the design that was found and at the default one. The best on validation is the result.
  */
-export async function optimize(kitchen: Kitchen): Promise<RecipeResult> {
-  const { laboratory, setting, config, seed } = kitchen
+export async function optimize(context: RecipeContext): Promise<RecipeResult> {
+  const { laboratory, setting, config, seed } = context
   const search = designSearch(setting, ranks[0])
   const found = await laboratory.chosen(search)
   const candidates: { row: RecipeRow; procedure: Procedure }[] = []
@@ -22,7 +28,7 @@ export async function optimize(kitchen: Kitchen): Promise<RecipeResult> {
         training(setting, defaultMethod(rank), { by: search, what: 'design' }),
       ],
     ] as const)
-      candidates.push({ procedure, row: await tried(kitchen, name, procedure) })
+      candidates.push({ procedure, row: await tried(context, name, procedure) })
   const best = candidates.reduce((one, other) => (other.row.score > one.row.score ? other : one))
   const adapter = join(config.output, 'adapter')
   await cp(await laboratory.keepAdapter(best.procedure, seed), adapter, {
@@ -36,7 +42,7 @@ export async function optimize(kitchen: Kitchen): Promise<RecipeResult> {
     found.kind === 'train' ? { learningRate: found.learningRate, ...found.method } : found
   return {
     adapter,
-    rows: [await untouched(kitchen), ...candidates.map(({ row }) => row)],
+    rows: [await untouched(context), ...candidates.map(({ row }) => row)],
     facts: [
       `found: ${JSON.stringify(design)}`,
       `best on validation: ${best.row.name}`,

@@ -2,50 +2,19 @@ import { join } from 'node:path'
 import { Device } from '../device.js'
 import { CheckpointError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
-import { mergeAdapters, parseRecipe } from '../merge/index.js'
 import { Model } from '../model.js'
 import { requireOutside } from '../output-folder.js'
 import { align } from './align.js'
-import type { Setting } from './arms/law.js'
 import { Laboratory } from './laboratory.js'
 import { optimize } from './optimize.js'
 import { settingOf, wholeSize } from './plan.js'
-import { base, type Procedure } from './procedure.js'
-import type { RunRecord } from './run-record.js'
-import { accuracyOf } from './scoring.js'
+import type { RecipeResult } from './recipe-context.js'
 import { specialize } from './specialize.js'
-import { mean } from './statistics/index.js'
 import type { StudyConfig } from './study-config.js'
-import { prepareData, type StudyData } from './study-data.js'
+import { prepareData } from './study-data.js'
 
 /** A law as something to do: what comes out is an adapter, not a verdict. */
 export type RecipeName = 'align' | 'optimize' | 'specialize'
-
-/** What a recipe works with. */
-export interface Kitchen {
-  readonly config: StudyConfig
-  readonly setting: Setting
-  readonly data: StudyData
-  readonly laboratory: Laboratory
-  /** Of everything that is not a search. */
-  readonly seed: number
-}
-
-export interface RecipeResult {
-  /** Folder of the adapter; it goes on the configuration's model. */
-  readonly adapter: string
-  /** What was tried: validation scores are fractions, corrected for chance. */
-  readonly rows: readonly RecipeRow[]
-  /** What else there is to say, a line each. */
-  readonly facts: readonly string[]
-}
-
-export interface RecipeRow {
-  readonly name: string
-  readonly score: number
-  readonly parameters: number
-  readonly tokens: number
-}
 
 export interface RecipeOptions {
   readonly signal?: AbortSignal
@@ -100,38 +69,4 @@ export async function runRecipe(
   }
 }
 
-/** Trains (or reads) and measures on validation. */
-export async function tried(
-  kitchen: Kitchen,
-  name: string,
-  procedure: Procedure,
-): Promise<RecipeRow> {
-  const { laboratory, data, seed } = kitchen
-  const record = await laboratory.run(procedure, seed, validationSets(data))
-  const { parameters, tokens } = record
-  return { name, score: validationScore(record, data), parameters, tokens }
-}
-
-export const untouched = (kitchen: Kitchen) => tried(kitchen, 'the model as it is', base)
-
-const validationSets = (data: StudyData) => data.disciplines.map(({ name }) => `validation ${name}`)
-
-function validationScore({ sets }: RunRecord, data: StudyData): number {
-  const names = validationSets(data)
-  if (!names.every((name) => Object.hasOwn(sets, name))) return -Infinity
-  return mean(names.map((name) => accuracyOf(sets[name], data.sets.get(name)!)))
-}
-
-/** Adapters of one model as one, exactly: side by side. */
-export async function joinAdapters(
-  { config }: Kitchen,
-  parts: readonly { readonly folder: string; readonly weight: number }[],
-  output: string,
-): Promise<void> {
-  const recipe = parseRecipe({
-    merge_method: 'cat',
-    base_model: config.model,
-    models: parts.map(({ folder, weight }) => ({ model: folder, parameters: { weight } })),
-  })
-  await mergeAdapters({ recipe, output, device: config.device, threads: config.threads })
-}
+export type { RecipeResult, RecipeRow } from './recipe-context.js'

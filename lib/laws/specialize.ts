@@ -2,7 +2,7 @@ import { cp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { tuned } from './arms/design.js'
 import { matchedMethods } from './arms/specialize.js'
-import { type Kitchen, type RecipeResult, tried, untouched } from './recipe.js'
+import { type RecipeContext, type RecipeResult, tried, untouched } from './recipe-context.js'
 import type { LayerSpecialization, Specialization } from './run-record.js'
 import { mean } from './statistics/index.js'
 
@@ -10,16 +10,16 @@ import { mean } from './statistics/index.js'
  * Share-then-Specialize: experts that share A against LoRA with as many parameters, each with its own best learning rate. The
  * mixture is the result, with what its experts specialise in.
  */
-export async function specialize(kitchen: Kitchen): Promise<RecipeResult> {
-  const { laboratory, setting, config, data, seed } = kitchen
+export async function specialize(context: RecipeContext): Promise<RecipeResult> {
+  const { laboratory, setting, config, data, seed } = context
   const matched = matchedMethods(setting.countParameters)
   const lora = tuned(setting, matched.lora.method)
   const asymmetric = tuned(setting, matched.asymmetric.method)
   const rows = [
-    await untouched(kitchen),
-    await tried(kitchen, `LoRA, rank ${matched.lora.method.rank}`, lora),
+    await untouched(context),
+    await tried(context, `LoRA, rank ${matched.lora.method.rank}`, lora),
     await tried(
-      kitchen,
+      context,
       `experts that share A, rank ${matched.asymmetric.method.rank}`,
       asymmetric,
     ),
