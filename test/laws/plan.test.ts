@@ -52,7 +52,7 @@ const data: StudyData = {
 }
 
 describe('the plan of a study', function () {
-  this.timeout(120_000)
+  this.timeout(600_000)
   let model: DecoderConfig
 
   before(async () => {

@@ -95,7 +95,7 @@ function judged(one: Law, shares: Record<string, number>, changes: Partial<Study
 }
 
 describe('what runs say of a law', function () {
-  this.timeout(120_000)
+  this.timeout(600_000)
 
   it('scores are corrected for chance, item by item', () => {
     // Half of the items have a chance of a quarter: all right is 1, all wrong is (0 - 1/3) / 2.

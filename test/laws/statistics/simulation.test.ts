@@ -50,7 +50,7 @@ const estimate = (world: World, random: Philox, seed: number) =>
 const noise = { ofSeeds: 0.02, ofClusters: 0.1, ofItems: 0.3 }
 
 describe('the machinery of verdicts, by simulation', function () {
-  this.timeout(120_000)
+  this.timeout(600_000)
 
   it('has 90% intervals that cover 87 to 93% at five seeds, and more where items are what varies', () => {
     const coverage = (world: World, studies: number) => {
