@@ -1,5 +1,5 @@
 import { Adapter } from './adapters/adapter.js'
-import { composeAdapters } from './adapters/compose.js'
+import { composeSaved } from './adapters/compose.js'
 import type { LoraDeclaration } from './adapters/declaration.js'
 import type { CompositionGate } from './adapters/kinds.js'
 import type { TrainingOverrides } from './adapters/peft-config.js'
@@ -160,13 +160,7 @@ export class Model {
     gate: CompositionGate,
     { seed = 0 } = {},
   ): Promise<Adapter> {
-    const loaded: Adapter[] = []
-    try {
-      for (const folder of folders) loaded.push(await loadAdapter(this.device, this.config, folder))
-      return this.#replace(await composeAdapters(this.device, this.config, loaded, gate, { seed }))
-    } finally {
-      for (const adapter of loaded) adapter.dispose()
-    }
+    return this.#replace(await composeSaved(this.device, this.config, folders, gate, { seed }))
   }
 
   async #bind(adapter: Adapter, loaded: boolean): Promise<Adapter> {

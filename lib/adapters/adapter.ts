@@ -159,6 +159,12 @@ export class Adapter implements LowRankSource {
     return this.declaration.form.disciplines[this.#fallback.discipline] ?? null
   }
 
+  /** Whether what it computes depends on the discipline of a row, which nobody can see from the row itself. */
+  get needsDiscipline(): boolean {
+    const { gate, transform, disciplines } = this.declaration.form
+    return (gate?.kind === 'task' || transform) && disciplines.length > 1
+  }
+
   /** @throws ArgumentError if the adapter knows no discipline of this name */
   useDiscipline(name: string): void {
     this.#fallback.discipline = this.disciplineIndex(name)
@@ -184,6 +190,10 @@ export class Adapter implements LowRankSource {
 
   dispose(): void {
     for (const group of this.#groups.values()) disposeGroup(group)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
   }
 }
 

@@ -8,6 +8,7 @@ import { lora, wrong } from './declaration.js'
 import { eigen } from './factors.js'
 import { isPlain } from './form.js'
 import { type CompositionGate, compositionForm } from './kinds.js'
+import { loadAdapter } from './peft.js'
 
 /**
  * One mixture of adapters that were trained before and stay as they are, expert e being the e-th: behind a gate that is
@@ -68,6 +69,23 @@ export async function composeAdapters(
   } catch (error) {
     made.dispose()
     throw error
+  }
+}
+
+/** The same of saved adapters. @param folders plain LoRA, in the order of the experts */
+export async function composeSaved(
+  device: Device,
+  config: DecoderConfig,
+  folders: readonly string[],
+  gate: CompositionGate,
+  options: { seed?: number } = {},
+): Promise<Adapter> {
+  const loaded: Adapter[] = []
+  try {
+    for (const folder of folders) loaded.push(await loadAdapter(device, config, folder))
+    return await composeAdapters(device, config, loaded, gate, options)
+  } finally {
+    for (const adapter of loaded) adapter.dispose()
   }
 }
 

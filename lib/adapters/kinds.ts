@@ -133,7 +133,7 @@ export function mtlLora(options: MtlLoraOptions): LoraDeclaration {
 
 /** A gate over adapters that were trained before and stay as they are. */
 export type CompositionGate =
-  | { kind: 'mole'; temperature: number }
+  | { kind: 'mole'; temperature: number; balanceLoss?: number; zLoss?: number }
   | { kind: 'arrow'; topK: number; temperature: number }
   | { kind: 'fixed'; weights: readonly number[] }
 

@@ -58,15 +58,22 @@ async function describeRun(folder: string, names: readonly string[], json: boole
     .flatMap((name) => /^step-(\d{1,15})$/.exec(name)?.[1] ?? [])
     .map(Number)
     .sort((a, b) => a - b)
-  const adapter = names.includes('adapter') ? await describeAdapter(join(folder, 'adapter')) : null
-  const finished = adapter !== null || names.includes('model')
+  const finished = ['adapter', 'adapters', 'model'].some((name) => names.includes(name))
+  const adapters: Record<string, AdapterDescription> = {}
+  if (names.includes('adapter')) adapters.adapter = await describeAdapter(join(folder, 'adapter'))
+  if (names.includes('adapters'))
+    for (const name of (await nodeFileSystem.list(join(folder, 'adapters'))).sort())
+      adapters[`adapters/${name}`] = await describeAdapter(join(folder, 'adapters', name))
   if (json) {
-    console.log(JSON.stringify({ folder, run, checkpoints: steps, finished, adapter }, null, 2))
+    console.log(JSON.stringify({ folder, run, checkpoints: steps, finished, adapters }, null, 2))
     return
   }
   const method = run.method as { kind?: unknown } | undefined
   console.log(`run: ${String(method?.kind ?? 'unknown')} on ${String(run.model ?? 'unknown')}`)
   console.log(`checkpoints: ${steps.length > 0 ? steps.join(', ') : 'none'}`)
   console.log(finished ? 'result: written' : 'result: none yet')
-  if (adapter) for (const line of adapterLines(adapter)) console.log(`  ${line}`)
+  for (const [name, adapter] of Object.entries(adapters)) {
+    console.log(`${name}:`)
+    for (const line of adapterLines(adapter)) console.log(`  ${line}`)
+  }
 }

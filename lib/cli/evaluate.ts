@@ -5,10 +5,17 @@ import { ScoreFile } from '../evaluate/score-file.js'
 import { Model } from '../model.js'
 import { Interrupt } from './interrupt.js'
 import { runTask, type TaskFlags } from './evaluate-task.js'
-import { addDeviceOptions, type DeviceFlags, wholeNumber } from './options.js'
+import {
+  addAdapterOptions,
+  addDeviceOptions,
+  attachAdapter,
+  type AdapterFlags,
+  type DeviceFlags,
+  wholeNumber,
+} from './options.js'
 import { Progress } from './progress.js'
 
-interface EvaluateFlags extends DeviceFlags, TaskFlags {
+interface EvaluateFlags extends DeviceFlags, AdapterFlags, TaskFlags {
   readonly dtype?: 'f32' | 'bf16'
 }
 
@@ -21,7 +28,6 @@ export function evaluateCommand(): Command {
         'With --task the records are asked and scored as lm-evaluation-harness does, or as your own task says.',
     )
     .requiredOption('--model <folder>', 'model folder')
-    .option('--adapter <folder>', 'adapter folder')
     .requiredOption('--data <file>', 'JSONL, CSV or Parquet')
     .option('--output <file>', 'JSON lines with the score of each record')
     .option('--chat-template', "render prompts as a user's turn through the model's chat template")
@@ -33,7 +39,7 @@ export function evaluateCommand(): Command {
     .option('--shots <n>', 'examples before each question of a task', wholeNumber(1, 64))
     .option('--shots-data <file>', 'where the examples are')
     .option('--limit <n>', 'the first records of a task only', wholeNumber(1))
-  return addDeviceOptions(command).action(run)
+  return addDeviceOptions(addAdapterOptions(command)).action(run)
 }
 
 async function run(flags: EvaluateFlags): Promise<void> {
@@ -51,7 +57,15 @@ async function run(flags: EvaluateFlags): Promise<void> {
 }
 
 async function scoreRecords(flags: EvaluateFlags): Promise<void> {
-  const { data, output, adapter, chatTemplate = false, skipBadRecords, ...options } = flags
+  const {
+    data,
+    output,
+    adapter,
+    discipline,
+    chatTemplate = false,
+    skipBadRecords,
+    ...options
+  } = flags
   const progress = new Progress('record')
   const interrupt = new Interrupt(() => undefined)
   const { signal } = interrupt
@@ -60,7 +74,7 @@ async function scoreRecords(flags: EvaluateFlags): Promise<void> {
   try {
     const model = await Model.load(flags.model, { ...options, signal })
     try {
-      if (adapter !== undefined) await model.attachFrom(adapter)
+      await attachAdapter(model, { adapter, discipline })
       const result = await evaluate(model, {
         data,
         chatTemplate,

@@ -1,11 +1,19 @@
 import { Command } from 'commander'
 import { Model } from '../model.js'
 import { Interrupt } from './interrupt.js'
-import { addDeviceOptions, type DeviceFlags, numberFrom, repeated, wholeNumber } from './options.js'
+import {
+  addAdapterOptions,
+  addDeviceOptions,
+  type AdapterFlags,
+  attachAdapter,
+  type DeviceFlags,
+  numberFrom,
+  repeated,
+  wholeNumber,
+} from './options.js'
 
-interface GenerateFlags extends DeviceFlags {
+interface GenerateFlags extends DeviceFlags, AdapterFlags {
   readonly model: string
-  readonly adapter?: string
   readonly prompt: string
   readonly maxTokens: number
   readonly temperature: number
@@ -21,7 +29,6 @@ export function generateCommand(): Command {
     .summary('continue a prompt')
     .description('Continue a prompt, printing the text as it comes.')
     .requiredOption('--model <folder>', 'model folder')
-    .option('--adapter <folder>', 'adapter folder')
     .requiredOption('--prompt <text>', 'text to continue')
     .option('--max-tokens <n>', 'most tokens to add', wholeNumber(1), 256)
     .option('--temperature <x>', '0: the most likely token, always', numberFrom(0), 1)
@@ -33,17 +40,26 @@ export function generateCommand(): Command {
       '--chat-template',
       "render the prompt as a user's turn through the model's chat template",
     )
-  return addDeviceOptions(command).action(run)
+  return addDeviceOptions(addAdapterOptions(command)).action(run)
 }
 
 async function run(flags: GenerateFlags): Promise<void> {
-  const { model: folder, adapter, prompt, device, threads, instructionSet, ...options } = flags
+  const {
+    model: folder,
+    adapter,
+    discipline,
+    prompt,
+    device,
+    threads,
+    instructionSet,
+    ...options
+  } = flags
   const interrupt = new Interrupt(() => undefined)
   const { signal } = interrupt
   try {
     const model = await Model.load(folder, { device, threads, instructionSet, signal })
     try {
-      if (adapter !== undefined) await model.attachFrom(adapter)
+      await attachAdapter(model, { adapter, discipline })
       for await (const text of model.generate(prompt, { ...options, signal })) {
         // Whoever read it has gone.
         if (process.stdout.destroyed) return

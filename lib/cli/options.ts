@@ -1,5 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DeviceOptions } from '../device.js'
+import { ConfigError } from '../errors.js'
+import type { Model } from '../model.js'
 
 /** Parsers of option values; commander names the option, the value received and what these say. */
 
@@ -49,4 +51,34 @@ export function addDeviceOptions(command: Command): Command {
         'avx512-bf16',
       ]),
     )
+}
+
+export interface AdapterFlags {
+  readonly adapter?: string
+  readonly discipline?: string
+}
+
+export function addAdapterOptions(command: Command): Command {
+  return command
+    .option('--adapter <folder>', 'adapter or mixture folder')
+    .option(
+      '--discipline <name>',
+      'what an adapter whose gates go by discipline takes the text for',
+    )
+}
+
+/** @throws ConfigError if an adapter goes by discipline and none is named, or one is named for nothing */
+export async function attachAdapter(model: Model, { adapter, discipline }: AdapterFlags) {
+  const fail = (message: string): never => {
+    throw new ConfigError(message, { details: { key: '--discipline', received: discipline } })
+  }
+  if (adapter === undefined) {
+    if (discipline !== undefined) fail('--discipline is for an adapter: give --adapter too')
+    return
+  }
+  const attached = await model.attachFrom(adapter)
+  const { disciplines } = attached.declaration.form
+  if (discipline !== undefined) attached.useDiscipline(discipline)
+  else if (attached.needsDiscipline)
+    fail(`${adapter} goes by discipline: give --discipline with one of ${disciplines.join(', ')}`)
 }

@@ -1,6 +1,5 @@
 import { Adapter } from '../adapters/adapter.js'
 import type { LoraDeclaration } from '../adapters/declaration.js'
-import { loadAdapter } from '../adapters/peft.js'
 import type { PackedBatch, StepPlan } from '../data/packed-batch.js'
 import { Device } from '../device.js'
 import { ConfigError } from '../errors.js'
@@ -9,9 +8,9 @@ import { disposeWeights, initializeWeights, loadWeights } from '../models/load.j
 import { scope } from '../scope.js'
 import { Tensor, vector } from '../tensor.js'
 import { Tokenizer } from '../text/index.js'
-import { declareAdapter, initOf } from './method.js'
+import { disciplinesOf, openCorpus } from './inputs.js'
+import { createAdapter } from './method.js'
 import type { TrainConfig } from './options.js'
-import { openCorpus } from './run.js'
 import { Trainer, type TrainerOptions } from './trainer.js'
 import { validationLoss } from './validation.js'
 
@@ -218,14 +217,19 @@ async function declarationOf(
   { method, seed, data }: TrainConfig,
   config: DecoderConfig,
 ): Promise<LoraDeclaration | null> {
-  const init = initOf(method)
-  if (init === undefined) {
-    const disciplines = [...new Set(data.train.map(({ discipline }) => discipline))]
-    return declareAdapter(method, seed, disciplines)
-  }
+  if (method.kind === 'full') return null
+  if (method.kind === 'side-by-side')
+    throw new ConfigError(
+      'the memory of adapters side by side cannot be planned yet: plan the run of one discipline; the model and its activations are the same, and each adapter adds its own values, gradients and moments',
+      { details: { key: 'method.kind', received: method.kind } },
+    )
   const device = Device.open('cpu', { threads: 1 })
   try {
-    const adapter = await loadAdapter(device, config, init)
+    const disciplines = disciplinesOf(data.train)
+    const adapter = await createAdapter({ device, config, weights: null }, method, {
+      seed,
+      disciplines,
+    })
     adapter.dispose()
     return adapter.declaration
   } finally {

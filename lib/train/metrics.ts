@@ -1,10 +1,14 @@
 import { completeLines } from '../complete-lines.js'
 import { CheckpointError } from '../errors.js'
 import { type AppendFile, type FileSystem, nodeFileSystem, whatToDo } from '../file-system.js'
+import type { RoutingReport } from './routing.js'
+import type { StepReport } from './trainer.js'
 
 /** One optimiser step, as a line of metrics.jsonl. What is not finite is written as null. */
 export interface StepMetrics {
   readonly step: number
+  /** Only of adapters side by side: whose line this is. */
+  readonly adapter?: string
   /** Mean over the step's trained tokens, in nats. */
   readonly loss: number | null
   /** Global norm before clipping. */
@@ -37,6 +41,7 @@ export interface RoutingMetrics {
 /** An evaluation made after a step, as a line of metrics.jsonl. */
 export interface EvaluationMetrics {
   readonly step: number
+  readonly adapter?: string
   readonly evaluation: {
     readonly loss: number | null
     readonly lossByDiscipline: Readonly<Record<string, number | null>>
@@ -44,6 +49,52 @@ export interface EvaluationMetrics {
 }
 
 export type Metrics = StepMetrics | EvaluationMetrics
+
+/** @param totalTokens and the speed: of the run, which a report does not know */
+export function stepMetrics(
+  report: StepReport,
+  totalTokens: number,
+  tokensPerSecond: number,
+  adapter?: string,
+): StepMetrics {
+  return {
+    step: report.step,
+    ...(adapter === undefined ? {} : { adapter }),
+    loss: finiteOrNull(report.loss),
+    gradNorm: finiteOrNull(report.gradNorm),
+    learningRate: report.learningRate,
+    tokens: totalTokens,
+    tokensPerSecond,
+    lossByDiscipline: figuresByName(report.lossByDiscipline),
+    ...(report.routing ? { routing: routingMetrics(report.routing) } : {}),
+    ...(report.applied ? {} : { skipped: true as const }),
+  }
+}
+
+/** Of all routers together: the rest would be many times the other figures. */
+function routingMetrics(report: RoutingReport): RoutingMetrics {
+  const { load, entropy, deadExperts, byDiscipline, losses } = report
+  const figures = (values: readonly number[]) => values.map(finiteOrNull)
+  return {
+    load: figures(load),
+    entropy: finiteOrNull(entropy),
+    deadExperts,
+    byDiscipline: Object.fromEntries(
+      Object.entries(byDiscipline).map(([name, gates]) => [name, figures(gates)]),
+    ),
+    losses: figuresByName(losses),
+  }
+}
+
+function figuresByName(figures: Readonly<Record<string, number>>): Record<string, number | null> {
+  return Object.fromEntries(
+    Object.entries(figures).map(([name, figure]) => [name, finiteOrNull(figure)]),
+  )
+}
+
+export function finiteOrNull(value: number): number | null {
+  return Number.isFinite(value) ? value : null
+}
 
 // A line is a few hundred bytes; what has none for this long is no metrics file.
 const longestLine = 1 << 20

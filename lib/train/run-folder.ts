@@ -7,6 +7,8 @@ import {
   unfinishedName,
   unfinishedPath,
 } from '../output-folder.js'
+import { adaptersReadBy } from './method.js'
+import type { TrainConfig } from './options.js'
 
 export type Json =
   null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json }
@@ -29,6 +31,25 @@ const lockName = '.lock'
 export const metricsName = 'metrics.jsonl'
 const checkpointPattern = /^step-(0|[1-9]\d{0,15})$/
 const descriptionCap = 16 << 20
+
+/** The folder of a run with this configuration. @throws as `RunFolder.open` */
+export async function openRunFolder(
+  { model, method, output }: TrainConfig,
+  { resume = false }: { resume?: boolean },
+): Promise<RunFolder> {
+  const inputs = [model, ...adaptersReadBy(method)]
+  return await RunFolder.open(output, { resume, inputs, outputs: ['adapter', 'adapters', 'model'] })
+}
+
+/** What could not be written is named already; what was written before is safe, so the run can go on from there. */
+export function withWayOn(error: unknown, savedStep: number): unknown {
+  if (!(error instanceof CheckpointError)) return error
+  const from = savedStep === 0 ? 'starts again' : `goes on after step ${savedStep}`
+  return new CheckpointError(`${error.message}, then resume the run, which ${from}`, {
+    cause: error.cause,
+    details: { ...error.details, savedStep },
+  })
+}
 
 /**
  * The folder of one training run: `run.json` (what it was started with), `metrics.jsonl`, and a folder `step-N` for each

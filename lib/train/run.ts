@@ -1,16 +1,16 @@
 import { join } from 'node:path'
 import type { Adapter } from '../adapters/adapter.js'
 import { saveAdapter } from '../adapters/peft.js'
-import { Corpus, type CorpusStep } from '../data/index.js'
-import { AbortedError, CheckpointError } from '../errors.js'
+import type { Corpus, CorpusStep } from '../data/index.js'
+import { AbortedError } from '../errors.js'
 import { saveModel } from '../merge/save-model.js'
-import { Model } from '../model.js'
+import type { Model } from '../model.js'
 import { findCheckpoint, saveCheckpoint } from './checkpoint.js'
-import { declareAdapter, initOf } from './method.js'
-import { MetricsFile, type RoutingMetrics } from './metrics.js'
-import type { RoutingReport } from './routing.js'
+import { openAdapter, openCorpus, openModel } from './inputs.js'
+import { finiteOrNull, MetricsFile, stepMetrics } from './metrics.js'
 import type { TrainConfig } from './options.js'
-import { type Json, metricsName, RunFolder } from './run-folder.js'
+import { type Json, metricsName, openRunFolder, type RunFolder, withWayOn } from './run-folder.js'
+import { runSideBySide } from './run-side-by-side.js'
 import { scheduleFactor } from './schedule.js'
 import { SkippedSteps } from './skipped-steps.js'
 import { restoreTrainingState, saveTrainingState, trainingStateBytes } from './state.js'
@@ -40,6 +40,8 @@ export interface RunPlan {
 }
 
 export interface RunStepReport extends StepReport {
+  /** What each adapter did, where several are trained side by side; the rest is of them all. */
+  readonly adapters?: ReadonlyMap<string, StepReport>
   readonly totalSteps: number
   /** Since the run began, over all its parts. */
   readonly totalTokens: number
@@ -50,7 +52,7 @@ export interface RunResult {
   readonly steps: number
   readonly lastLoss: number
   readonly validation: ValidationLoss | null
-  /** Where the adapter, or the fine-tuned model, was written. */
+  /** Where the adapter, or the fine-tuned model, was written; of adapters side by side the folder that they are in. */
   readonly output: string
 }
 
@@ -66,7 +68,8 @@ interface RunState {
 }
 
 /**
- * A whole training run in a folder: metrics.jsonl, checkpoints `step-N`, and at the end `adapter` or `model`.
+ * A whole training run in a folder: metrics.jsonl, checkpoints `step-N`, and at the end `adapter`, `adapters/NAME` of each
+ * discipline, or `model`.
  *
  * @param config as parseTrainConfig returns it
  * @throws ConfigError, DataError, CheckpointError, DeviceError; AbortedError after a signal
@@ -75,15 +78,11 @@ export async function runTraining(
   config: TrainConfig,
   options: RunOptions = {},
 ): Promise<RunResult> {
-  const init = initOf(config.method)
-  const inputs = [config.model, ...(init === undefined ? [] : [init])]
-  using folder = await RunFolder.open(config.output, {
-    resume: options.resume ?? false,
-    inputs,
-    outputs: ['adapter', 'model'],
-  })
+  const { method } = config
+  if (method.kind === 'side-by-side') return await runSideBySide({ ...config, method }, options)
+  using folder = await openRunFolder(config, options)
   await using model = await openModel(config, options.signal)
-  const adapter = await openAdapter(model, config)
+  using adapter = await openAdapter(model, method, config)
   await using training = await openCorpus(config, config.data.train, model, options)
   await using validation =
     config.data.validation.length > 0
@@ -167,20 +166,10 @@ class Run {
       const output = this.#keepsBest ? this.#resultFolder : await this.#saveResult()
       return { steps: this.#step, lastLoss: this.#lastLoss, validation, output }
     } catch (error) {
-      throw this.#withWayOn(error)
+      throw withWayOn(error, this.#saved)
     } finally {
       await metrics.close()
     }
-  }
-
-  /** What could not be written is named already; what was written before is safe, so the run can go on from there. */
-  #withWayOn(error: unknown): unknown {
-    if (!(error instanceof CheckpointError)) return error
-    const from = this.#saved === 0 ? 'starts again' : `goes on after step ${this.#saved}`
-    return new CheckpointError(`${error.message}, then resume the run, which ${from}`, {
-      cause: error.cause,
-      details: { ...error.details, savedStep: this.#saved },
-    })
   }
 
   async #train(totalSteps: number, metrics: MetricsFile): Promise<ValidationLoss | null> {
@@ -247,19 +236,7 @@ class Run {
     metrics: MetricsFile,
   ): Promise<void> {
     const tokensPerSecond = report.tokens / seconds
-    await metrics.append({
-      step: report.step,
-      loss: finite(report.loss),
-      gradNorm: finite(report.gradNorm),
-      learningRate: report.learningRate,
-      tokens: this.#totalTokens,
-      tokensPerSecond,
-      lossByDiscipline: Object.fromEntries(
-        Object.entries(report.lossByDiscipline).map(([name, loss]) => [name, finite(loss)]),
-      ),
-      ...(report.routing ? { routing: routingMetrics(report.routing) } : {}),
-      ...(report.applied ? {} : { skipped: true as const }),
-    })
+    await metrics.append(stepMetrics(report, this.#totalTokens, tokensPerSecond))
     this.#options.onStep?.({
       ...report,
       totalSteps,
@@ -275,7 +252,10 @@ class Run {
       this.#validation!.batches(),
     )
     const { loss, lossByDiscipline } = report
-    await metrics.append({ step: this.#step, evaluation: { loss: finite(loss), lossByDiscipline } })
+    await metrics.append({
+      step: this.#step,
+      evaluation: { loss: finiteOrNull(loss), lossByDiscipline },
+    })
     this.#options.onEvaluation?.({ ...report, step: this.#step })
     return report
   }
@@ -297,9 +277,9 @@ class Run {
       updates: this.#trainer.optimizer.updates,
       totalTokens: this.#totalTokens,
       skippedInRow: this.#skipped.inRow,
-      lastLoss: finite(this.#lastLoss),
+      lastLoss: finiteOrNull(this.#lastLoss),
       stream,
-      bestLoss: finite(this.#bestLoss),
+      bestLoss: finiteOrNull(this.#bestLoss),
       sinceBest: this.#sinceBest,
     }
     await metrics.sync()
@@ -361,66 +341,4 @@ class Run {
   #saveAdapter(adapter: Adapter, folder: string): Promise<void> {
     return saveAdapter(adapter, folder, { baseModel: this.#config.model })
   }
-}
-
-async function openModel(config: TrainConfig, signal?: AbortSignal): Promise<Model> {
-  const { device, threads, dtype, method, model, seed } = config
-  const options = { device, threads, dtype, signal }
-  return method.kind === 'full' && method.initialize
-    ? await Model.initializeFrom(model, { ...options, seed })
-    : await Model.load(model, options)
-}
-
-async function openAdapter(model: Model, config: TrainConfig): Promise<Adapter | null> {
-  const { method, seed, data } = config
-  if (method.kind === 'full') return null
-  const { init, dropout, loraPlusRatio } = method
-  if (init !== undefined) return await model.attachFrom(init, { dropout, loraPlusRatio, seed })
-  const disciplines = [...new Set(data.train.map(({ discipline }) => discipline))]
-  return await model.attachBound(declareAdapter(method, seed, disciplines)!)
-}
-
-/** The samples that a run trains on, or is validated on. */
-export async function openCorpus(
-  config: TrainConfig,
-  sources: TrainConfig['data']['train'],
-  model: Pick<Model, 'tokenizer' | 'config'>,
-  { signal, onMessage }: Pick<RunOptions, 'signal' | 'onMessage'>,
-): Promise<Corpus> {
-  const { data } = config
-  const corpus = await Corpus.open(sources, {
-    tokenizer: model.tokenizer,
-    maxLength: Math.min(data.maxLength ?? Infinity, model.config.maxPositions),
-    onTooLong: data.onTooLong,
-    onBadRecord: data.onBadRecord,
-    chatTemplate: data.chatTemplate,
-    labels: data.labels,
-    signal,
-  })
-  if (corpus.numBadRecords > 0) {
-    const shown = corpus.badRecords.map(({ file, line, reason }) => `${file}:${line}: ${reason}`)
-    onMessage?.(
-      `${corpus.numBadRecords} records were left out; the first: ${shown.slice(0, 5).join('; ')}`,
-    )
-  }
-  return corpus
-}
-
-/** Of all routers together: the rest would be many times the other figures. */
-function routingMetrics(report: RoutingReport): RoutingMetrics {
-  const { load, entropy, deadExperts, byDiscipline, losses } = report
-  const figures = (values: readonly number[]) => values.map(finite)
-  return {
-    load: figures(load),
-    entropy: finite(entropy),
-    deadExperts,
-    byDiscipline: Object.fromEntries(
-      Object.entries(byDiscipline).map(([name, gates]) => [name, figures(gates)]),
-    ),
-    losses: Object.fromEntries(Object.entries(losses).map(([name, loss]) => [name, finite(loss)])),
-  }
-}
-
-function finite(value: number): number | null {
-  return Number.isFinite(value) ? value : null
 }

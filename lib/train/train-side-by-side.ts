@@ -1,12 +1,11 @@
 import { Adapter } from '../adapters/adapter.js'
 import type { LoraDeclaration } from '../adapters/declaration.js'
-import { Corpus } from '../data/index.js'
 import { AbortedError, ConfigError } from '../errors.js'
 import type { Model } from '../model.js'
-import { parseTrainConfig, type TrainConfig } from './options.js'
-import { scheduleFactor } from './schedule.js'
-import { type LanePlan, SideBySideTrainer } from './side-by-side.js'
-import { SkippedSteps } from './skipped-steps.js'
+import { disciplinesOf } from './inputs.js'
+import { closeLanes, openLanes, plansOf, readStep } from './lanes.js'
+import { parseTrainConfig } from './options.js'
+import { SideBySideTrainer } from './side-by-side.js'
 import type { TrainOptions } from './train.js'
 import type { StepReport } from './trainer.js'
 
@@ -19,18 +18,10 @@ export interface TrainSideBySideOptions extends Omit<TrainOptions, 'data' | 'onS
   onStep?: (reports: ReadonlyMap<string, StepReport>, step: number) => void
 }
 
-interface LaneRun {
-  readonly name: string
-  readonly corpus: Corpus
-  readonly stream: ReturnType<Corpus['steps']>
-  readonly totalSteps: number
-  readonly skipped: SkippedSteps
-}
-
 /**
  * Trains an adapter for each discipline, all of them on one pass through the model. Each ends with the bits of `train`
  * on its discipline's files alone: the batch, the schedule, clipping and skipped steps are its own. One with fewer steps
- * sits out the rest. In memory: nothing is written.
+ * sits out the rest. In memory: nothing is written; in a folder, with checkpoints, `runTraining` does it.
  *
  * @returns the adapters by discipline; they are the caller's to save, attach and dispose
  * @throws ConfigError, DataError; DeviceError after three steps of one adapter in a row that were not finite; AbortedError
@@ -47,13 +38,12 @@ export async function trainSideBySide(
     method: { kind: 'full' },
     data: Array.isArray(data) ? { train: data } : data,
   })
-  const names = [...new Set(config.data.train.map(({ discipline }) => discipline))]
-  const lanes: LaneRun[] = []
+  const names = disciplinesOf(config.data.train)
+  const lanes = await openLanes(model, config, names, { signal, onMessage })
   const adapters = new Map<string, Adapter>()
   let trainer: SideBySideTrainer | null = null
   let finished = false
   try {
-    for (const name of names) lanes.push(await openLane(model, config, name, { signal, onMessage }))
     for (const name of names) {
       const adapter = Adapter.create(model.device, model.config, declarationOf(declared, name))
       adapters.set(name, adapter)
@@ -67,18 +57,9 @@ export async function trainSideBySide(
     for (let step = 1; step <= last; step++) {
       if (signal?.aborted)
         throw new AbortedError(`training stopped before step ${step}`, { cause: signal.reason })
-      const active = lanes.filter(({ totalSteps }) => step <= totalSteps)
-      const plans = await Promise.all(active.map(({ stream }) => stream.next()))
-      const work = new Map<string, LanePlan>(
-        active.map(({ name, totalSteps }, i) => [
-          name,
-          { plan: plans[i], factor: scheduleFactor(config.schedule, step, totalSteps) },
-        ]),
-      )
-      const reports = await trainer.step(work, step)
-      active.forEach(({ name, skipped }, i) => {
-        skipped.count(reports.get(name)!, plans[i].samples)
-      })
+      const work = await readStep(lanes, step)
+      const reports = await trainer.step(plansOf(work, step, config.schedule), step)
+      for (const { lane, plan } of work) lane.skipped.count(reports.get(lane.name)!, plan.samples)
       onStep?.(reports, step)
     }
     finished = true
@@ -86,7 +67,7 @@ export async function trainSideBySide(
   } finally {
     trainer?.dispose()
     if (!finished) for (const adapter of adapters.values()) adapter.dispose()
-    for (const { corpus } of lanes) await corpus.close()
+    await closeLanes(lanes)
   }
 }
 
@@ -101,36 +82,4 @@ function declarationOf(
       { details: { key: 'adapters', received: name } },
     )
   return declared[name]
-}
-
-/** A discipline's own corpus and stream: what a run on its files alone would have. */
-async function openLane(
-  model: Model,
-  config: TrainConfig,
-  name: string,
-  { signal, onMessage }: Pick<TrainSideBySideOptions, 'signal' | 'onMessage'>,
-): Promise<LaneRun> {
-  const sources = config.data.train.filter(({ discipline }) => discipline === name)
-  const corpus = await Corpus.open(sources, {
-    ...config.data,
-    tokenizer: model.tokenizer,
-    maxLength: Math.min(config.data.maxLength ?? Infinity, model.config.maxPositions),
-    signal,
-  })
-  try {
-    for (const { file, line, reason } of corpus.badRecords)
-      onMessage?.(`${file}:${line}: ${reason}`)
-    const stream = corpus.steps({
-      batch: config.batch,
-      shuffle: config.data.shuffle,
-      seed: config.seed,
-      epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
-    })
-    const totalSteps = config.steps ?? (await stream.stepsFor(config.epochs ?? 1))
-    const skipped = new SkippedSteps((message) => onMessage?.(`${name}: ${message}`))
-    return { name, corpus, stream, totalSteps, skipped }
-  } catch (error) {
-    await corpus.close()
-    throw error
-  }
 }
