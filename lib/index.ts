@@ -34,11 +34,13 @@ export type {
 export type { GenerateOptions, GeneratedText } from './generate/generate.js'
 export {
   ensembleLogits,
+  exportAdapter,
   mergeAdapters,
   mergeModel,
   mergeRecipe,
   mergeReport,
   parseRecipe,
+  plainAdapter,
   regMean,
   searchGrid,
   searchPareto,
@@ -47,6 +49,7 @@ export {
   WeightedAdapters,
 } from './merge/index.js'
 export type {
+  ExportAdapterOptions,
   GridSearchOptions,
   MergeAdaptersOptions,
   MergeRecipeOptions,
@@ -54,6 +57,7 @@ export type {
   MergeReportRow,
   ParetoPoint,
   ParetoSearchOptions,
+  PlainAdapterOptions,
   Recipe,
   WeightSearchOptions,
 } from './merge/index.js'

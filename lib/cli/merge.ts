@@ -1,7 +1,8 @@
-import { Command, Option } from 'commander'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import { ConfigError } from '../errors.js'
 import { loadAdapter } from '../adapters/peft.js'
 import {
+  exportAdapter,
   mergeAdapters,
   mergeModel,
   mergeRecipe,
@@ -24,6 +25,9 @@ interface MergeFlags extends DeviceFlags {
   readonly seed?: number
   readonly as: 'model' | 'adapter'
   readonly prompt: readonly string[]
+  readonly discipline?: string
+  readonly gates?: readonly number[] | 'uniform'
+  readonly rank?: number
 }
 
 export function mergeCommand(): Command {
@@ -35,7 +39,7 @@ export function mergeCommand(): Command {
     )
     .argument('[recipe]', "YAML file in mergekit's format")
     .option('--model <folder>', 'model folder')
-    .option('--adapter <folder>', 'adapter folder')
+    .option('--adapter <folder>', 'adapter or mixture folder')
     .requiredOption('--output <folder>', 'new or empty, and outside the folders that are read')
     .addOption(
       new Option('--dtype <dtype>', "of the file, without a recipe; default: the model's").choices([
@@ -58,6 +62,21 @@ export function mergeCommand(): Command {
       'compare the logits of model and adapters side by side with those of the merged model; may be repeated',
       repeated,
       [],
+    )
+  command
+    .option(
+      '--discipline <name>',
+      'of --adapter whose gates go by discipline: the one that is meant',
+    )
+    .option(
+      '--gates <list>',
+      "of --adapter with a router: constants in place of its gates, such as 0.2,0.5,0.3, or 'uniform'",
+      gateList,
+    )
+    .option(
+      '--rank <n>',
+      'of --as adapter without a recipe: the highest rank; the lost energy is printed',
+      wholeNumber(1, 4096),
     )
   return addDeviceOptions(command).action(run)
 }
@@ -90,13 +109,19 @@ async function mergeFolders(
 ): Promise<void> {
   const model = flags.model!
   const folder = flags.adapter!
+  if (flags.as === 'adapter') {
+    const { lostEnergy } = await exportAdapter({ ...flags, model, adapter: folder })
+    console.log(`adapter written to ${flags.output}`)
+    console.log(`lost energy ${lostEnergy.toExponential(3)}`)
+    return
+  }
   await mergeModel({
     ...flags,
     model,
     adapter: folder,
     signal,
-    onProgress: (what, done, total) => {
-      if (what === 'merged') progress.update(done, total)
+    onProgress: (done, total) => {
+      progress.update(done, total)
     },
   })
   progress.stop()
@@ -154,6 +179,13 @@ async function report(
     )
 }
 
+function gateList(text: string): readonly number[] | 'uniform' {
+  if (text === 'uniform') return text
+  const values = text.split(',').map((one) => (one.trim() === '' ? NaN : Number(one)))
+  if (values.every(Number.isFinite)) return values
+  throw new InvalidArgumentError("It must be numbers with commas between them, or 'uniform'.")
+}
+
 function checkFlags(recipe: string | undefined, flags: MergeFlags): void {
   const wrong = (message: string, key: string): never => {
     throw new ConfigError(message, { details: { key } })
@@ -161,7 +193,11 @@ function checkFlags(recipe: string | undefined, flags: MergeFlags): void {
   for (const name of ['model', 'adapter'] as const)
     if (recipe === undefined && flags[name] === undefined)
       wrong(`--${name} must be given, or a recipe in place of --model and --adapter`, `--${name}`)
-  if (recipe === undefined && flags.as === 'adapter') wrong('--as adapter needs a recipe', '--as')
+  for (const name of ['discipline', 'gates', 'rank'] as const)
+    if (recipe !== undefined && flags[name] !== undefined)
+      wrong(`--${name} is for --adapter, not for a recipe`, `--${name}`)
+  if (flags.rank !== undefined && flags.as !== 'adapter')
+    wrong('--rank is for --as adapter: a model has no rank', '--rank')
   if (flags.as === 'adapter' && flags.prompt.length > 0)
     wrong('--prompt compares a merged model, so it does not go with --as adapter', '--prompt')
   for (const name of ['model', 'adapter', 'dtype'] as const)

@@ -1,14 +1,16 @@
 import { join } from 'node:path'
 import type { Adapter, AdapterModule } from '../adapters/adapter.js'
 import { isPlain } from '../adapters/form.js'
-import { loadAdapter } from '../adapters/peft.js'
+import { folderFormat, loadAdapter } from '../adapters/peft.js'
 import type { Device } from '../device.js'
 import { ConfigError } from '../errors.js'
+import { nodeFileSystem } from '../file-system.js'
 import { readJsonFile } from '../json-file.js'
 import type { DecoderConfig } from '../models/index.js'
 import { scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 import type { LowRank } from './low-rank.js'
+import { plainAdapter, type PlainAdapterOptions } from './plain-adapter.js'
 
 /** The weight deltas of a trained adapter: the only file of this folder that knows how adapters are kept. */
 export class AdapterDeltas {
@@ -25,46 +27,69 @@ export class AdapterDeltas {
     this.#modules = new Map(adapter.modules.map((module) => [module.path, module]))
   }
 
-  /** @throws FormatError for what is no adapter of this model */
-  static async open(device: Device, config: DecoderConfig, folder: string): Promise<AdapterDeltas> {
-    const adapter = await loadAdapter(device, config, folder)
-    const { kind, form } = adapter.declaration
-    if (!isPlain(form)) {
-      adapter.dispose()
-      throw new ConfigError(
-        `${folder} is an adapter of kind ${kind}, whose update is no fixed product B A: it cannot be merged into weights`,
-        { details: { path: folder, received: kind, allowed: 'lora' } },
-      )
+  /**
+   * An adapter of any kind whose update is a fixed one, or becomes one by the options.
+   *
+   * @throws FormatError for what is no adapter of this model; ConfigError for one without a fixed update
+   */
+  static async open(
+    device: Device,
+    config: DecoderConfig,
+    folder: string,
+    options: PlainAdapterOptions = {},
+  ): Promise<AdapterDeltas> {
+    let adapter = await loadAdapter(device, config, folder)
+    const { form } = adapter.declaration
+    if ((!isPlain(form) && !form.magnitude) || Object.keys(options).length > 0) {
+      using whole = adapter
+      try {
+        adapter = (await plainAdapter(device, config, whole, options)).adapter
+      } catch (error) {
+        if (!(error instanceof ConfigError)) throw error
+        throw new ConfigError(`${folder}: ${error.message}`, {
+          cause: error,
+          details: { ...error.details, path: folder },
+        })
+      }
     }
-    const { base_model_name_or_path: name } = (await readJsonFile(
-      join(folder, 'adapter_config.json'),
-      1 << 20,
-    )) as { base_model_name_or_path?: unknown }
-    return new AdapterDeltas(folder, typeof name === 'string' ? name : null, adapter)
+    return new AdapterDeltas(folder, await baseNameOf(folder), adapter)
   }
 
   updates(path: string): boolean {
     return this.#modules.has(path)
   }
 
-  /** Rows begin … end of s · B A, in float32; null if the adapter leaves the layer alone. */
-  async rows(path: string, begin: number, end: number): Promise<Float32Array | null> {
+  /**
+   * Rows begin … end of ΔW, in float32; null if the adapter leaves the layer alone.
+   *
+   * @param weights the same rows of W, on which DoRA's update depends
+   */
+  async rows(
+    path: string,
+    begin: number,
+    end: number,
+    weights: Float32Array,
+  ): Promise<Float32Array | null> {
     const module = this.#modules.get(path)
     if (!module) return null
     const { group, part, scale } = module
-    const a = group.a.value.slice(0, part.begin, part.end)
-    try {
-      return await productRows(part.b.value, a, scale, begin, end)
-    } finally {
-      a.release()
-    }
+    using a = group.a.value.slice(0, part.begin, part.end)
+    const update = await productRows(part.b.value, a, scale, begin, end)
+    if (!part.magnitude) return update
+    const magnitudes = (await part.magnitude.value.value.readFloats()).subarray(begin, end)
+    return magnitudeUpdate(weights, update, magnitudes)
   }
 
-  /** Both factors; null if the adapter leaves the layer alone. */
+  /** Both factors; null if the adapter leaves the layer alone. @throws ConfigError for DoRA, whose update has none */
   async factors(path: string): Promise<LowRank | null> {
     const module = this.#modules.get(path)
     if (!module) return null
     const { group, part, rank, scale } = module
+    if (part.magnitude)
+      throw new ConfigError(
+        `${this.folder} is an adapter of kind dora, whose update has full rank: it can be merged into a model, by methods that need no factors`,
+        { details: { path: this.folder, received: 'dora' } },
+      )
     const rows = group.a.value.slice(0, part.begin, part.end)
     try {
       const a = Float64Array.from(await rows.readFloats())
@@ -78,6 +103,37 @@ export class AdapterDeltas {
   dispose(): void {
     this.#adapter.dispose()
   }
+}
+
+/**
+ * DoRA's ΔW = m (W + s B A) / ‖W + s B A‖ - W by rows, each norm in float64.
+ *
+ * @param update s B A, overwritten
+ */
+export function magnitudeUpdate(
+  weights: Float32Array,
+  update: Float32Array,
+  magnitudes: Float32Array,
+): Float32Array {
+  const columns = weights.length / magnitudes.length
+  magnitudes.forEach((magnitude, row) => {
+    let square = 0
+    for (let i = row * columns; i < (row + 1) * columns; i++)
+      square += (weights[i] + update[i]) ** 2
+    const factor = square > 0 ? magnitude / Math.sqrt(square) : 0
+    for (let i = row * columns; i < (row + 1) * columns; i++)
+      update[i] = factor * (weights[i] + update[i]) - weights[i]
+  })
+  return update
+}
+
+async function baseNameOf(folder: string): Promise<string | null> {
+  const names = await nodeFileSystem.list(folder)
+  const { config } = folderFormat(folder, names)
+  const { base_model_name_or_path: name } = (await readJsonFile(join(folder, config), 1 << 20)) as {
+    base_model_name_or_path?: unknown
+  }
+  return typeof name === 'string' ? name : null
 }
 
 /** Merged factors as if they were an adapter's, on the device. */

@@ -5,6 +5,7 @@ import { ConfigError } from '../errors.js'
 import type { DecoderConfig } from '../models/index.js'
 import { AdapterDeltas, requireOneBase } from './adapter-deltas.js'
 import { ModelFiles } from './model-files.js'
+import type { PlainAdapterOptions } from './plain-adapter.js'
 import type { Recipe, RecipeSlice } from './recipe.js'
 
 /** The folders of a recipe, each opened once. */
@@ -29,7 +30,8 @@ export class Inputs {
     return this.#opened.get(reference)!
   }
 
-  async openAll(slices: readonly RecipeSlice[]): Promise<void> {
+  /** @param adapters what stands in for gates that are not fixed */
+  async openAll(slices: readonly RecipeSlice[], adapters: PlainAdapterOptions = {}): Promise<void> {
     for (const { base } of slices) if (base !== null) await this.#openModel(base)
     for (const { base, sources } of slices)
       for (const { model, fisher } of sources) {
@@ -46,7 +48,7 @@ export class Inputs {
         const config = (files ?? this.get(base!).files!).config
         this.#opened.set(model, {
           files,
-          adapter: await AdapterDeltas.open(this.#device, config, adapter),
+          adapter: await AdapterDeltas.open(this.#device, config, adapter, adapters),
         })
       }
     requireOneBase([...this.#opened.values()].flatMap(({ adapter }) => adapter ?? []))

@@ -61,6 +61,13 @@ export function truncate(factors: LowRank, rank: number): { factors: LowRank; lo
   }
 }
 
+/** The sum of squares of B A: trace(Bᵀ B A Aᵀ). */
+export function energyOf({ a, b, rank }: LowRank): number {
+  const right = gram(a, rank)
+  const left = gram(transpose(b, b.length / rank, rank), rank)
+  return left.reduce((sum, value, i) => sum + value * right[i], 0)
+}
+
 /** A Aᵀ, [rank, rank] */
 export function gram(a: Float64Array, rank: number): Float64Array {
   const columns = a.length / rank

@@ -7,7 +7,7 @@ import { requireOutside } from '../output-folder.js'
 import { factoredAdapter } from './factored-adapter.js'
 import { Inputs } from './inputs.js'
 import { jobOf, mergeFactors, sideBySide } from './jobs.js'
-import { gram, type LowRank, transpose } from './low-rank.js'
+import { energyOf, type LowRank } from './low-rank.js'
 import type { Recipe } from './recipe.js'
 
 export interface MergeAdaptersOptions extends DeviceOptions {
@@ -115,11 +115,4 @@ function* linearJobs(recipe: Recipe, inputs: Inputs) {
       const planned = { name: tensor, shape, slice, depth, baseName: tensor, sourceNames }
       yield { path, job: jobOf(planned, recipe, inputs) }
     }
-}
-
-/** The sum of squares of B A: trace(Bᵀ B A Aᵀ). */
-function energyOf({ a, b, rank }: LowRank): number {
-  const right = gram(a, rank)
-  const left = gram(transpose(b, b.length / rank, rank), rank)
-  return left.reduce((sum, value, i) => sum + value * right[i], 0)
 }

@@ -1,14 +1,13 @@
-import { loadAdapter } from '../adapters/peft.js'
-import { Device, type DeviceOptions } from '../device.js'
-import { readConfig } from '../models/index.js'
-import { disposeWeights, loadWeights } from '../models/load.js'
-import { mergeAdapter } from './merge.js'
-import { type ModelDType, modelDType, requireModelOutput, saveModel } from './save-model.js'
+import type { DeviceOptions } from '../device.js'
+import { mergeRecipe } from './merge-recipe.js'
+import type { PlainAdapterOptions } from './plain-adapter.js'
+import { parseRecipe } from './recipe.js'
+import type { ModelDType } from './save-model.js'
 
-export interface MergeModelOptions extends DeviceOptions {
+export interface MergeModelOptions extends DeviceOptions, Omit<PlainAdapterOptions, 'rank'> {
   /** Model folder. */
   readonly model: string
-  /** Adapter folder. */
+  /** Adapter folder, of any kind; one whose gates depend on the token needs `gates`, one that goes by discipline that. */
   readonly adapter: string
   /** New or empty, and outside the other two. */
   readonly output: string
@@ -16,38 +15,27 @@ export interface MergeModelOptions extends DeviceOptions {
   readonly dtype?: ModelDType
   readonly device?: string
   readonly signal?: AbortSignal
-  readonly onProgress?: (what: 'read' | 'merged', done: number, total: number) => void
+  /** Tensors merged so far, and in all. */
+  readonly onProgress?: (merged: number, total: number) => void
 }
 
-/** Writes a model folder whose weights are those of `model` with `adapter` added. */
+const dtypes = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const
+
+/**
+ * Writes a model folder whose weights are those of `model` with `adapter` added, a few rows at a time: the recipe of one
+ * adapter, so memory does not grow with the model.
+ */
 export async function mergeModel(options: MergeModelOptions): Promise<void> {
-  const { model, adapter: adapterFolder, output, dtype, signal, onProgress } = options
-  const { index, threads, instructionSet, memoryBudget } = options
-  await requireModelOutput(output, [model, adapterFolder])
-  const config = await readConfig(model)
-  const device = Device.open(options.device, { index, threads, instructionSet, memoryBudget })
-  try {
-    const weights = await loadWeights(device, model, config, {
-      signal,
-      onProgress: (read, total) => onProgress?.('read', read, total),
-    })
-    try {
-      const adapter = await loadAdapter(device, config, adapterFolder)
-      try {
-        await mergeAdapter(weights, adapter, {
-          float32: (dtype ?? modelDType(config)) !== 'bf16',
-          signal,
-          onProgress: (merged, total) => onProgress?.('merged', merged, total),
-        })
-      } finally {
-        adapter.dispose()
-      }
-      signal?.throwIfAborted()
-      await saveModel(output, { config, weights, tokenizerFrom: model, dtype })
-    } finally {
-      disposeWeights(weights)
-    }
-  } finally {
-    await device.close()
-  }
+  const { model, adapter, dtype, discipline, gates, ...rest } = options
+  const recipe = parseRecipe({
+    merge_method: 'task_arithmetic',
+    base_model: model,
+    models: [{ model: adapter, parameters: { weight: 1 } }],
+    ...(dtype === undefined ? {} : { dtype: dtypes[dtype] }),
+  })
+  await mergeRecipe({ ...rest, recipe, adapters: given({ discipline, gates }) })
+}
+
+function given(options: PlainAdapterOptions): PlainAdapterOptions {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
 }

@@ -6,6 +6,7 @@ import { MergedDeltas } from './adapter-deltas.js'
 import type { RowRule } from './composition.js'
 import { Inputs, requireBaseAmongModels, requireOneShape } from './inputs.js'
 import { type Job, jobOf, mergeFactors } from './jobs.js'
+import type { PlainAdapterOptions } from './plain-adapter.js'
 import { type PlannedMerge, planMerge } from './plan.js'
 import type { Recipe } from './recipe.js'
 import { modelDType, requireModelOutput, writeCompanions } from './save-model.js'
@@ -17,6 +18,8 @@ export interface MergeRecipeOptions extends DeviceOptions {
   readonly recipe: Recipe
   /** New or empty, and outside the folders of the recipe. */
   readonly output: string
+  /** For adapters whose gates go by discipline or by token: what stands in for them. */
+  readonly adapters?: PlainAdapterOptions
   /** Of the drops of DARE and DELLA; default 0. */
   readonly seed?: number
   readonly device?: string
@@ -47,7 +50,7 @@ export async function mergeRecipe(options: MergeRecipeOptions): Promise<void> {
   const device = Device.open(options.device, { index, threads, instructionSet, memoryBudget })
   const inputs = new Inputs(device)
   try {
-    await inputs.openAll(recipe.slices)
+    await inputs.openAll(recipe.slices, options.adapters)
     await requireModelOutput(output, inputs.folders)
     const config = requireOneShape(inputs.models)
     requireBaseAmongModels(recipe, inputs)

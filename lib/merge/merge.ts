@@ -1,10 +1,11 @@
 import type { Adapter, AdapterModule } from '../adapters/adapter.js'
-import { isPlain } from '../adapters/form.js'
 import { ArgumentError } from '../errors.js'
 import { type DecoderWeights, layerName, linearNames } from '../models/index.js'
+import type { LowRankGroup, LowRankPart } from '../ops/low-rank.js'
 import { type Matrix, Parameter } from '../parameter.js'
 import { scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
+import { magnitudeUpdate } from './adapter-deltas.js'
 
 export interface MergeOptions {
   /** The update counts this many times; default 1. */
@@ -20,7 +21,8 @@ export interface MergeOptions {
 const elementsAtOnce = 1 << 22
 
 /**
- * Adds an adapter to the weights it was trained on: W += weight · s · B A for each of its modules, in float32. Weights that are
+ * Adds an adapter to the weights it was trained on: W += weight · ΔW for each of its modules, in float32, ΔW being s B A, with
+ * what PiSSA and OLoRA take from the base, or what DoRA's magnitudes make of W + s B A. Weights that are
  * stored as bf16 are rounded once. The adapter keeps its values; applied to the merged weights it would count twice.
  *
  * @throws ArgumentError if a weight is being trained, or the adapter belongs to another model
@@ -38,10 +40,10 @@ export async function mergeAdapter(
   if (!Number.isFinite(weight))
     throw new ArgumentError(`weight must be a finite number, not ${weight}`)
   const { kind, form } = adapter.declaration
-  if (!isPlain(form))
+  if (form.gate || form.experts > 1)
     throw new ArgumentError(
-      `an adapter of kind ${kind} is no fixed product B A, so it cannot be merged into weights`,
-      { details: { received: kind, allowed: 'lora' } },
+      `an adapter of kind ${kind} is a mixture, which becomes a fixed update by plainAdapter() before it can be merged into weights`,
+      { details: { received: kind } },
     )
   // Nothing is changed before everything is known to fit.
   const pairs = adapter.modules.map((module) => {
@@ -63,34 +65,69 @@ export async function mergeAdapter(
         matrix.name,
         scope(() => matrix.weight.read()),
       )
-    mergeModule(matrix, module, weight * module.scale)
+    await mergeModule(matrix, module, weight)
     // One module at a time: the temporaries of the next reuse the memory of this one.
     await device.synchronize()
     onProgress?.(index + 1, pairs.length)
   }
 }
 
-function mergeModule({ weight, master }: Matrix, module: AdapterModule, scale: number): void {
-  const { group, part, inFeatures } = module
-  const { device } = weight
+async function mergeModule(
+  { weight, master }: Matrix,
+  { group, part, scale }: AdapterModule,
+  times: number,
+): Promise<void> {
+  const { magnitude } = part
+  const magnitudes = magnitude && (await magnitude.value.value.readFloats())
+  const taken = group.correction?.parts[group.parts.indexOf(part)]
   const rowsAtOnce = Math.max(1, Math.floor(elementsAtOnce / weight.columns))
   for (let begin = 0; begin < weight.rows; begin += rowsAtOnce) {
     const end = Math.min(weight.rows, begin + rowsAtOnce)
+    using rows = scope(() =>
+      master ? master.value.slice(0, begin, end) : weight.read(begin, end - begin),
+    )
+    if (magnitudes) {
+      const before = await rows.readFloats()
+      using update = scope(() => Tensor.zeros(weight.device, rows.shape))
+      addProduct(update, group, part, scale, begin)
+      const delta = magnitudeUpdate(
+        before,
+        await update.readFloats(),
+        magnitudes.subarray(begin, end),
+      )
+      rows.write(before.map((value, i) => value + times * delta[i]))
+    } else {
+      addProduct(rows, group, part, times * scale, begin)
+      // What PiSSA and OLoRA start from, and take from the base.
+      if (taken) addProduct(rows, group.correction!, taken, -times * scale, begin)
+    }
     scope(() => {
-      const rows = master ? master.value.slice(0, begin, end) : weight.read(begin, end - begin)
-      device.run('matmul', {
-        layout: 'nn',
-        segments: [
-          {
-            x: part.b.value.slice(0, begin, end).native,
-            w: group.a.value.slice(0, part.begin, part.end).native,
-          },
-        ],
-        columnScale: Tensor.full(device, [inFeatures], scale).native,
-        residual: rows.native,
-        y: rows.native,
-      })
       weight.update(rows, begin)
     })
   }
+}
+
+/** rows += scale · B A, of the rows of B from `begin` on. */
+function addProduct(
+  rows: Tensor,
+  { a }: LowRankGroup,
+  { b, begin: first, end: last }: LowRankPart,
+  scale: number,
+  begin: number,
+): void {
+  const [count, columns] = rows.shape
+  scope(() => {
+    rows.device.run('matmul', {
+      layout: 'nn',
+      segments: [
+        {
+          x: b.value.slice(0, begin, begin + count).native,
+          w: a.value.slice(0, first, last).native,
+        },
+      ],
+      columnScale: Tensor.full(rows.device, [columns], scale).native,
+      residual: rows.native,
+      y: rows.native,
+    })
+  })
 }

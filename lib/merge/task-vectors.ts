@@ -5,10 +5,15 @@ import { Tensor } from '../tensor.js'
 import type { Chunk, Parameters, TaskTensor } from './composition.js'
 import type { ModelFiles } from './model-files.js'
 
-/** Rows of a low-rank ΔW; null where it leaves the layer alone. */
+/** Rows of an adapter's ΔW on the same rows of W; null where it leaves the layer alone. */
 export interface DeltaRows {
   updates(path: string): boolean
-  rows(path: string, begin: number, end: number): Promise<Float32Array | null>
+  rows(
+    path: string,
+    begin: number,
+    end: number,
+    weights: Float32Array,
+  ): Promise<Float32Array | null>
 }
 
 /** One model of a merge at one tensor: whole weights, an adapter, or both. */
@@ -82,10 +87,10 @@ async function readChunk(
   const deltas = await Promise.all(
     sources.map(async ({ files, adapter, name }) => {
       const isBase = files === (base?.files ?? null) && (files === null || name === base!.name)
-      const update = await adapter?.rows(pathOf(name), rowBegin, rowEnd)
+      const own = isBase || !files ? baseRows : await files.read(name, begin, end)
+      const update = await adapter?.rows(pathOf(name), rowBegin, rowEnd, own)
       const delta = update ?? new Float32Array(end - begin)
-      if (isBase || !files) return delta
-      const own = await files.read(name, begin, end)
+      if (own === baseRows) return delta
       for (let i = 0; i < own.length; i++) delta[i] += own[i] - baseRows[i]
       return delta
     }),
