@@ -2,7 +2,7 @@
  * Measures polylora on this machine, beside transformers and PEFT where Python has them, and writes the figures to
  * docs/measurements as JSON and as a table.
  *
- *     npm run bench -- [--only kernels,step,peer,decode] [--quick] [--python PATH] [--threads N] [--output FOLDER]
+ *     npm run bench -- [--only kernels,step,peer,kinds,decode] [--quick] [--python PATH] [--threads N] [--output FOLDER]
  *
  * With --only, what the file of the same day has of other sections stays. With --quick nothing is written unless
  * --output says where: such figures are for trying, not for the record.
@@ -16,6 +16,7 @@ import { root } from '../scripts/bootstrap.mjs'
 import { findProgram, run, ScriptError } from '../scripts/run.mjs'
 import { Device } from '../lib/device.js'
 import { type Case, type CaseFiles, cases, type DType, quickCases, writeCase } from './cases.js'
+import { measureKinds } from './kinds.js'
 import {
   type BenchmarkRecord,
   type Circumstances,
@@ -34,7 +35,7 @@ import {
   type Setting,
 } from './sections.js'
 
-const sectionNames = ['kernels', 'step', 'peer', 'decode'] as const
+const sectionNames = ['kernels', 'step', 'peer', 'kinds', 'decode'] as const
 
 const started = performance.now()
 const say = (text: string) => {
@@ -80,7 +81,8 @@ async function main(): Promise<void> {
   const { threads: available, instructionSet } = device.info
   await device.close()
   const threads = given.threads === undefined ? available : Number(given.threads)
-  const python = only.has('peer') || only.has('decode') ? await findPeer(given.python) : null
+  const needsPeer = ['peer', 'kinds', 'decode'].some((name) => only.has(name))
+  const python = needsPeer ? await findPeer(given.python) : null
   const folder = mkdtempSync(join(tmpdir(), 'polylora-bench-'))
   const made = new Map<string, Promise<CaseFiles>>()
   const peaks = new Map<number, Peak>()
@@ -126,6 +128,7 @@ async function main(): Promise<void> {
     const setting: Setting = { ...common, rates }
     await measure('step', () => measureSteps(setting))
     if (python !== null) await measure('peer', () => measurePeer(setting))
+    await measure('kinds', () => measureKinds(setting))
     await measure('decode', () => measureDecoding(setting))
   } finally {
     rmSync(folder, { recursive: true, force: true })

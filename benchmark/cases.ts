@@ -128,8 +128,14 @@ export async function writeCase(one: Case, dtype: DType, folder: string): Promis
   return files
 }
 
+/** About as many tokens as a case has, in sequences of one length, a whole number of them for every adapter. */
+export function kindsBatches({ sequences, length }: Case, adapters: number): number[][][] {
+  const count = adapters * Math.max(1, Math.round(sequences / adapters))
+  return makeBatches({ sequences: count, length: 2 * Math.floor((sequences * length) / count / 2) })
+}
+
 /** [batch][sequence][token]: t' = (5 t + 11) mod 499 from random beginnings, which can be learnt. */
-function makeBatches({ sequences, length }: Case): number[][][] {
+function makeBatches({ sequences, length }: Pick<Case, 'sequences' | 'length'>): number[][][] {
   let state = 12345
   const random = () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32
   return Array.from({ length: numBatches }, () =>

@@ -72,6 +72,23 @@ export interface PeerFigure {
   readonly lossDifference: number
 }
 
+/** One step of a kind of adapter. Side by side are five adapters, each on its part of the same tokens. */
+export interface KindFigure {
+  readonly model: string
+  readonly dtype: DType
+  readonly kind: string
+  readonly tokens: number
+  readonly ours: KindTime
+  readonly peer: KindTime | null
+}
+
+interface KindTime {
+  /** Medians over the rounds, by the clock and by processor time. */
+  readonly seconds: number
+  readonly busySeconds: number
+  readonly allSeconds: readonly number[]
+}
+
 export interface DecodeFigure {
   readonly model: string
   readonly dtype: DType
@@ -97,6 +114,7 @@ export interface Sections {
   kernels: readonly KernelFigure[]
   step: readonly StepFigure[]
   peer: readonly PeerFigure[]
+  kinds: readonly KindFigure[]
   decode: readonly DecodeFigure[]
 }
 

@@ -4,6 +4,7 @@ import type {
   Circumstances,
   DecodeFigure,
   KernelFigure,
+  KindFigure,
   PeerFigure,
   StepFigure,
 } from './record.js'
@@ -48,6 +49,7 @@ export function report(record: BenchmarkRecord): string {
     ...(sections.peer
       ? section('peer', 'LoRA beside transformers and PEFT', peerTable(sections.peer))
       : []),
+    ...(sections.kinds ? section('kinds', 'Kinds of adapters', kindTable(sections.kinds)) : []),
     ...(sections.decode ? section('decode', 'Decoding', decodeTable(sections.decode)) : []),
     ...(sections.step ? section('step', 'Training steps', stepTables(sections.step)) : []),
     ...(sections.kernels ? section('kernels', 'Kernels', kernelTables(sections.kernels)) : []),
@@ -90,6 +92,27 @@ function goals({ sections, threads }: BenchmarkRecord): string[] {
   row('LoRA step, 6×192, bf16, against PEFT', 3, of('6x192', 'bf16').map(ratio))
   const memory = (sections.peer ?? []).map(({ ours, peer }) => ours.peakBytes / peer.peakBytes)
   row('peak memory of those steps, against PEFT, worst', 0.5, memory, true)
+  const kinds = sections.kinds ?? []
+  for (const [kind, goal, what] of [
+    ['hydra-lora', 1.15, 'asymmetric mixture against LoRA of the same total rank'],
+    ['side by side', 1.3, 'five adapters on a batch against one'],
+  ] as const) {
+    const chosen = kinds.filter((one) => one.kind === kind)
+    const ratios = (of: (time: KindFigure['ours']) => number) =>
+      chosen.map((one) => of(one.ours) / of(loraBeside(kinds, one).ours))
+    row(
+      `${what}, worst`,
+      goal,
+      ratios(({ seconds }) => seconds),
+      true,
+    )
+    row(
+      `${what}, by processor time`,
+      goal,
+      ratios(({ busySeconds }) => busySeconds),
+      true,
+    )
+  }
   const kernels = (sections.kernels ?? []).filter((one) => one.threads === threads)
   const shareRows = (title: string, goal: number, of: (one: KernelFigure) => boolean) => {
     const chosen = kernels.filter(of)
@@ -155,6 +178,49 @@ function peerTable(figures: readonly PeerFigure[]): string[] {
     ),
     '',
     'Rank 16 on all linear layers, half of the tokens labelled, AdamW with clipping; the same model folder, initial adapter, batches, dtype and threads. Both processes stay loaded and step in turn; medians without the first step. Memory is VmHWM of the whole process, loading included. In bf16 PEFT computes everything from bf16, and we the products alone.',
+  ]
+}
+
+function loraBeside(figures: readonly KindFigure[], one: KindFigure): KindFigure {
+  const { model, dtype } = one
+  return figures.find(
+    (other) => other.kind === 'lora' && other.model === model && other.dtype === dtype,
+  )!
+}
+
+function kindTable(figures: readonly KindFigure[]): string[] {
+  const times = (x: number, y: number) => `${(x / y).toFixed(2)}×`
+  return [
+    ...table(
+      [
+        'model',
+        'dtype',
+        'kind',
+        'tokens/s',
+        'time of LoRA',
+        'by processor time',
+        'peer',
+        'ratio',
+        'by processor time',
+      ],
+      figures.map((one) => {
+        const { model, dtype, kind, tokens, ours, peer } = one
+        const beside = loraBeside(figures, one).ours
+        return [
+          model,
+          dtype,
+          kind,
+          rate(tokens / ours.seconds),
+          times(ours.seconds, beside.seconds),
+          times(ours.busySeconds, beside.busySeconds),
+          peer === null ? '–' : rate(tokens / peer.seconds),
+          peer === null ? '–' : times(peer.seconds, ours.seconds),
+          peer === null ? '–' : times(peer.busySeconds, ours.busySeconds),
+        ]
+      }),
+    ),
+    '',
+    'LoRA of rank 16 on all linear layers; mixtures of four experts whose ranks add up to 16; side by side are five adapters of rank 16, each on a fifth of the same tokens. Steps in turn; medians without the first. Peers: PEFT for LoRA and DoRA, plain PyTorch from the formulas for HydraLoRA and MoELoRA.',
   ]
 }
 

@@ -18,6 +18,22 @@ export interface Step {
   readonly loss: number
 }
 
+/** Also by processor time, of all threads. */
+export interface TimedStep extends Step {
+  readonly busySeconds: number
+}
+
+/** Of a comparison of kinds. */
+export interface KindOptions {
+  readonly files: CaseFiles
+  readonly dtype: DType
+  readonly threads: number
+  /** Of LoRA, and of the experts of a mixture together. */
+  readonly rank: number
+  readonly experts: number
+  readonly adapters: number
+}
+
 export interface Profile {
   /** Of one step, with the timing on. */
   readonly seconds: number
@@ -39,7 +55,7 @@ export class Side {
   readonly versions: Readonly<Record<string, string>> = {}
   loadSeconds = 0
 
-  private constructor(command: string, args: readonly string[], options: SideOptions) {
+  private constructor(command: string, args: readonly string[], options: { threads: number }) {
     this.#child = spawn(command, [...args, JSON.stringify(options)], {
       stdio: ['pipe', 'pipe', 'inherit'],
       env: { ...process.env, OMP_NUM_THREADS: String(options.threads) },
@@ -66,7 +82,16 @@ export class Side {
     return await Side.#start(python, [here('peer.py')], options)
   }
 
-  static async #start(command: string, args: readonly string[], options: SideOptions) {
+  /** Every kind of ours in one process. */
+  static async kinds(options: KindOptions): Promise<Side> {
+    return await Side.#start(process.execPath, [here('ours-kinds.mjs')], options)
+  }
+
+  static async peerKind(python: string, options: KindOptions & { variant: string }): Promise<Side> {
+    return await Side.#start(python, [here('peer_kinds.py')], options)
+  }
+
+  static async #start(command: string, args: readonly string[], options: { threads: number }) {
     const side = new Side(command, args, options)
     const loaded = (await side.#answer()) as Pick<Side, 'versions' | 'loadSeconds'>
     return Object.assign(side, loaded)
@@ -76,6 +101,12 @@ export class Side {
     // Threads of the other side spin for a while after their last work.
     await setTimeout(50)
     return (await this.#ask({ command: 'step' })) as Step
+  }
+
+  /** One step of a kind. */
+  async stepOf(variant: string): Promise<TimedStep> {
+    await setTimeout(50)
+    return (await this.#ask({ variant })) as TimedStep
   }
 
   async profile(steps: number): Promise<Profile> {

@@ -33,12 +33,15 @@ export type {
 } from './evaluate/tasks/index.js'
 export type { GenerateOptions, GeneratedText } from './generate/generate.js'
 export {
+  collectFisher,
+  collectGram,
   ensembleLogits,
   exportAdapter,
   mergeAdapters,
   mergeModel,
   mergeRecipe,
   mergeReport,
+  parseComposition,
   parseRecipe,
   plainAdapter,
   regMean,
@@ -47,10 +50,13 @@ export {
   searchWeights,
   sideBySideAdapter,
   WeightedAdapters,
+  writeComposition,
 } from './merge/index.js'
 export type {
+  Composition,
   ExportAdapterOptions,
   GridSearchOptions,
+  InformationOptions,
   MergeAdaptersOptions,
   MergeRecipeOptions,
   MergeReportOptions,
@@ -60,6 +66,7 @@ export type {
   PlainAdapterOptions,
   Recipe,
   WeightSearchOptions,
+  WriteCompositionOptions,
 } from './merge/index.js'
 export { runStudy, type StudyOptions, type StudyResults } from './laws/study.js'
 export { parseStudyConfig } from './laws/study-config.js'

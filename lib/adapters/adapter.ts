@@ -7,7 +7,7 @@ import type {
   LowRankSource,
 } from '../models/index.js'
 import { layerName, linearGroups, linearNames } from '../models/index.js'
-import type { RouterGate } from '../ops/gate.js'
+import type { OutputGate, RouterGate } from '../ops/gate.js'
 import type { LowRankGroup } from '../ops/low-rank.js'
 import type { Parameter } from '../parameter.js'
 import type { Tensor } from '../tensor.js'
@@ -129,6 +129,9 @@ export class Adapter implements LowRankSource {
             yield { parameter: part.magnitude.value, learningRateScale: 1, decays: false }
         }
       }
+      if (gate?.kind === 'outputs')
+        for (const { weights } of gate.readers)
+          yield { parameter: weights, learningRateScale: 1, decays: true }
       if (gate?.kind === 'task')
         yield { parameter: gate.weights, learningRateScale: 1, decays: false }
       if (gate?.kind === 'router' && form.gate?.kind === 'router' && form.gate.trained)
@@ -137,9 +140,13 @@ export class Adapter implements LowRankSource {
   }
 
   /** The routers, with the name of their group; none where gates are not routed. */
-  *routers(): Generator<{ name: string; gate: RouterGate; modules: readonly AdapterModule[] }> {
+  *routers(): Generator<{
+    name: string
+    gate: RouterGate | OutputGate
+    modules: readonly AdapterModule[]
+  }> {
     for (const [name, group] of this.#groups)
-      if (group.gate?.kind === 'router')
+      if (group.gate?.kind === 'router' || group.gate?.kind === 'outputs')
         yield {
           name,
           gate: group.gate,

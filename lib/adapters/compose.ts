@@ -4,15 +4,17 @@ import type { DecoderConfig } from '../models/index.js'
 import { scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 import { Adapter, type AdapterModule } from './adapter.js'
+import { baseNameOf, requireOneBase } from './base-name.js'
 import { lora, wrong } from './declaration.js'
 import { eigen } from './factors.js'
 import { isPlain } from './form.js'
 import { type CompositionGate, compositionForm } from './kinds.js'
+import { fillOutputBases, squareRoot } from './output-basis.js'
 import { loadAdapter } from './peft.js'
 
 /**
  * One mixture of adapters that were trained before and stay as they are, expert e being the e-th: behind a gate that is
- * learned (MoLE, Wu et al. 2024, here a linear router of each layer's input), made of prototypes without any training
+ * learned from what they say (MoLE, Wu et al. 2024, here for each token), made of prototypes without any training
  * (Arrow, Ostapenko et al. 2024), or constant. Their own scaling goes into B; a smaller rank is filled with zeros, and so
  * is a layer that an adapter leaves alone.
  *
@@ -65,6 +67,7 @@ export async function composeAdapters(
       })
       if (gate.kind === 'arrow') await fillPrototypes(module, list)
     }
+    await fillOutputBases(made)
     return made
   } catch (error) {
     made.dispose()
@@ -82,7 +85,12 @@ export async function composeSaved(
 ): Promise<Adapter> {
   const loaded: Adapter[] = []
   try {
-    for (const folder of folders) loaded.push(await loadAdapter(device, config, folder))
+    const named: { folder: string; baseName: string | null }[] = []
+    for (const folder of folders) {
+      loaded.push(await loadAdapter(device, config, folder))
+      named.push({ folder, baseName: await baseNameOf(folder) })
+    }
+    requireOneBase(named)
     return await composeAdapters(device, config, loaded, gate, options)
   } finally {
     for (const adapter of loaded) adapter.dispose()
@@ -179,15 +187,7 @@ async function topRightSingularVector({
     )
   const gramA = gramOf((k, i) => a[i * inFeatures + k], inFeatures)
   const gramB = gramOf((k, i) => b[k * rank + i], b.length / rank)
-  const { values, vectors } = eigen(gramA)
-  const root = n.map((i) =>
-    n.map((j) =>
-      n.reduce(
-        (sum, k) => sum + vectors[i][k] * Math.sqrt(Math.max(0, values[k])) * vectors[j][k],
-        0,
-      ),
-    ),
-  )
+  const root = squareRoot(gramA)
   const times = (x: readonly number[][], y: readonly number[][]) =>
     n.map((i) => n.map((j) => n.reduce((sum, k) => sum + x[i][k] * y[k][j], 0)))
   const inner = eigen(times(times(root, gramB), root))

@@ -143,6 +143,8 @@ function gateInWords({ gate, experts }: AdapterForm): string {
       const of = gate.absolute ? 'prototypes' : 'a router'
       return gate.topK < experts ? `top ${gate.topK} of ${of}` : `softmax of ${of}`
     }
+    case 'outputs':
+      return 'softmax of what they say'
     case 'task':
       return 'gates by discipline'
     case 'fixed':
@@ -161,6 +163,7 @@ function formulaOf(form: AdapterForm): string {
   if (transform) terms.push(`${disciplines.length}·r²`)
   if (magnitude) terms.push('out')
   if (gate?.kind === 'router' && gate.trained) terms.push(`${many}in`)
+  if (gate?.kind === 'outputs') terms.push(`${experts * experts}·r`)
   if (gate?.kind === 'task') terms.push(String(disciplines.length * experts))
   return terms.length > 0 ? terms.join(' + ') : '0'
 }

@@ -34,10 +34,21 @@ export type GateForm =
       /** Step of the loss-free bias (Wang et al. 2024); 0: no bias. */
       readonly biasRate: number
     }
+  | {
+      /** MoLE: reads what the experts say, which stay as they are. */
+      readonly kind: 'outputs'
+      readonly scale: number
+      readonly losses: RouterLosses
+    }
   | { readonly kind: 'task'; readonly temperature: number }
   | { readonly kind: 'fixed'; readonly weights: readonly number[] }
 
 export const noLosses: RouterLosses = { balance: 0, variance: 0, z: 0, supervised: 0 }
+
+/** The losses of a gate that is routed; null where it is not. */
+export function lossesOf({ gate }: AdapterForm): RouterLosses | null {
+  return gate?.kind === 'router' || gate?.kind === 'outputs' ? gate.losses : null
+}
 
 /** One expert whose gate is 1. */
 export const plainForm: AdapterForm = {

@@ -8,7 +8,8 @@ import {
   type LinearName,
 } from '../models/index.js'
 import type { Gate } from '../ops/gate.js'
-import type { LowRankGroup, LowRankPart } from '../ops/low-rank.js'
+import { gateParameters, type LowRankGroup, type LowRankPart } from '../ops/low-rank.js'
+import type { OutputReader } from '../ops/output-gate.js'
 import { random } from '../ops/random.js'
 import { Parameter } from '../parameter.js'
 import { Tensor } from '../tensor.js'
@@ -45,6 +46,8 @@ export interface Fallback {
 // Random numbers of a group's parts are apart: A has the subsequences below the first.
 const routerSubsequence = 1 << 20
 const taskSubsequence = 1 << 21
+// Of one group: query, key, value.
+const mostMixtures = 4
 
 /** The modules that a declaration asks for, group by group. */
 export function planGroup(
@@ -118,7 +121,7 @@ export function createGroup(
     rankScale: Tensor.from(device, Float32Array.from(scales)).detach(),
     parts,
     dropout: { probability: declaration.dropout, seed, module: index },
-    gate: createGate(device, declaration, present.length, inFeatures, name, index, fallback),
+    gate: createGate(device, declaration, present, name, index, fallback),
     correction:
       form.initialization === 'zero' ? null : createCorrection(device, declaration, planned, name),
   }
@@ -157,14 +160,36 @@ function identities(device: Device, { path, rank }: PlannedModule, count: number
 function createGate(
   device: Device,
   { form, seed }: LoraDeclaration,
-  mixtures: number,
-  inFeatures: number,
+  present: readonly PlannedModule[],
   name: string,
   index: number,
   fallback: Fallback,
 ): Gate | null {
   const { gate, experts, disciplines } = form
+  const mixtures = present.length
+  const [{ inFeatures }] = present
   if (!gate) return null
+  if (gate.kind === 'outputs') {
+    const { scale, losses } = gate
+    const readers = present.map(({ path, rank }, m): OutputReader => {
+      const width = experts * rank
+      const subsequence = routerSubsequence + mostMixtures * index + m
+      const values = uniform(device, [experts, width], width, BigInt(seed), subsequence)
+      return {
+        weights: new Parameter(`${path}.lora_router.weight`, values),
+        basis: Tensor.zeros(device, [width, width]).detach(),
+        ones: Tensor.full(device, [width], 1).detach(),
+      }
+    })
+    return {
+      kind: gate.kind,
+      experts,
+      scale,
+      losses,
+      readers,
+      state: { bias: null, statistics: null },
+    }
+  }
   if (gate.kind === 'fixed') {
     const weights = Float32Array.from(
       { length: mixtures * experts },
@@ -245,9 +270,14 @@ export function disposeGroup(group: LowRankGroup): void {
     part?.magnitude?.value.dispose()
     part?.magnitude?.baseNorm.release()
   }
+  if (gate) for (const parameter of gateParameters(gate)) parameter.dispose()
   if (gate?.kind === 'fixed') gate.weights.release()
-  else gate?.weights.dispose()
-  if (gate?.kind === 'router') {
+  if (gate?.kind === 'outputs')
+    for (const { basis, ones } of gate.readers) {
+      basis.release()
+      ones.release()
+    }
+  if (gate?.kind === 'router' || gate?.kind === 'outputs') {
     gate.state.bias?.release()
     gate.state.statistics?.release()
   }

@@ -150,7 +150,15 @@ export function compositionForm(gate: CompositionGate, experts: number): Adapter
     case 'mole':
       return {
         ...form,
-        gate: { ...router, topK: experts, scale: 1 / gate.temperature, trained: true },
+        gate: {
+          kind: 'outputs',
+          scale: 1 / gate.temperature,
+          losses: {
+            ...noLosses,
+            balance: checkCoefficient('balanceLoss', gate.balanceLoss),
+            z: checkCoefficient('zLoss', gate.zLoss),
+          },
+        },
       }
     case 'arrow':
       return {

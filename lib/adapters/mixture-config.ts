@@ -46,6 +46,8 @@ function gateConfig(gate: GateForm): Record<string, unknown> {
       const { kind, topK, scale, absolute, trained, losses, biasRate } = gate
       return { kind, top_k: topK, scale, absolute, trained, losses, bias_rate: biasRate }
     }
+    case 'outputs':
+      return { kind: gate.kind, scale: gate.scale, losses: gate.losses }
     case 'task':
       return { kind: gate.kind, temperature: gate.temperature }
     case 'fixed':
@@ -141,6 +143,12 @@ function readForm(fields: ConfigFields, file: string): AdapterForm {
     if (transform && shares !== 'a')
       throw fields.error('shares', shares, '"a" where there is a transform')
     const frozenExperts = fields.boolean('frozen_experts', false)
+    if (gate?.kind === 'outputs' && !(frozenExperts && shares === 'nothing'))
+      throw fields.error(
+        'frozen_experts',
+        frozenExperts,
+        'true, and shares "nothing", where the gate reads the outputs of the experts',
+      )
     return { ...plainForm, experts, shares, gate, transform, frozenExperts, disciplines }
   } catch (cause) {
     throw formatError(file, cause)
@@ -170,23 +178,26 @@ function readGate(fields: ConfigFields, experts: number): GateForm | null {
       throw gate.error('weights', weights, `a list of ${experts} numbers`)
     return finish({ kind, weights: weights as number[] })
   }
-  if (kind !== 'router') throw gate.error('kind', kind, '"router", "task" or "fixed"')
-  const losses = gate.object('losses')
-  const form: GateForm = {
+  if (kind !== 'router' && kind !== 'outputs')
+    throw gate.error('kind', kind, '"router", "outputs", "task" or "fixed"')
+  const given = gate.object('losses')
+  const losses = {
+    balance: given ? coefficient(given, 'balance') : 0,
+    variance: given ? coefficient(given, 'variance') : 0,
+    z: given ? coefficient(given, 'z') : 0,
+    supervised: given ? coefficient(given, 'supervised') : 0,
+  }
+  const scale = gate.number('scale', 1, { max: 1e6 })
+  if (kind === 'outputs') return finish({ kind, scale, losses: { ...losses, supervised: 0 } })
+  return finish({
     kind,
     topK: gate.integer('top_k', experts, { max: experts }),
-    scale: gate.number('scale', 1, { max: 1e6 }),
+    scale,
     absolute: gate.boolean('absolute', false),
     trained: gate.boolean('trained', true),
-    losses: {
-      balance: losses ? coefficient(losses, 'balance') : 0,
-      variance: losses ? coefficient(losses, 'variance') : 0,
-      z: losses ? coefficient(losses, 'z') : 0,
-      supervised: losses ? coefficient(losses, 'supervised') : 0,
-    },
+    losses,
     biasRate: coefficient(gate, 'bias_rate'),
-  }
-  return finish(form)
+  })
 }
 
 function formatError(file: string, cause: unknown): unknown {

@@ -10,6 +10,7 @@ import { SafetensorsFile, writeSafetensors } from '../safetensors.js'
 import { Adapter } from './adapter.js'
 import type { LoraDeclaration } from './declaration.js'
 import { mixtureConfig, parseMixtureConfig } from './mixture-config.js'
+import { fillOutputBases } from './output-basis.js'
 import { parsePeftConfig, peftConfig, type TrainingOverrides } from './peft-config.js'
 import {
   checkTensors,
@@ -118,6 +119,7 @@ export async function loadAdapter(
   const adapter = Adapter.create(device, config, declaration, { lenient: true })
   try {
     await readTensors(adapter, file, format.prefix)
+    await fillOutputBases(adapter)
     return adapter
   } catch (error) {
     adapter.dispose()

@@ -34,6 +34,9 @@ export function moduleTensors({ path, group, part, mixture }: AdapterModule): Na
     const { experts, weights, state } = gate
     view('lora_router.weight', weights.value.slice(0, mixture * experts, (mixture + 1) * experts))
     if (state.bias) view('lora_router.bias', row(state.bias, mixture))
+  } else if (gate?.kind === 'outputs') {
+    const { value } = gate.readers[mixture].weights
+    view('lora_router.weight', value.slice(0, 0, value.shape[0]))
   } else if (gate?.kind === 'task') view('lora_task_weight', row(gate.weights.value, mixture))
   else if (gate) view('lora_gate', row(gate.weights, mixture))
   return made
@@ -59,6 +62,7 @@ export function expectedShapes(
     if (form.magnitude) put('lora_magnitude_vector', outFeatures)
     if (form.transform) put('lora_lambda', disciplines.length, rank, rank)
     if (gate?.kind === 'router') put('lora_router.weight', experts, inFeatures)
+    if (gate?.kind === 'outputs') put('lora_router.weight', experts, experts * rank)
     if (gate?.kind === 'router' && gate.biasRate > 0) put('lora_router.bias', experts)
     if (gate?.kind === 'task') put('lora_task_weight', disciplines.length, experts)
     if (gate?.kind === 'fixed') put('lora_gate', experts)

@@ -2,15 +2,19 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import { ConfigError } from '../errors.js'
 import { loadAdapter } from '../adapters/peft.js'
 import {
+  type Composition,
   exportAdapter,
+  isComposition,
   mergeAdapters,
   mergeModel,
   mergeRecipe,
   mergeReport,
   type ModelDType,
+  parseComposition,
   parseRecipe,
   type Recipe,
   sideBySideAdapter,
+  writeComposition,
 } from '../merge/index.js'
 import { readYaml } from './config-file.js'
 import { Interrupt } from './interrupt.js'
@@ -37,7 +41,7 @@ export function mergeCommand(): Command {
       "Write a model folder: what a recipe in mergekit's format describes, whose models may also be adapter folders; or " +
         'with --model and --adapter that model with that adapter added to its weights.',
     )
-    .argument('[recipe]', "YAML file in mergekit's format")
+    .argument('[recipe]', "YAML file in mergekit's format, or of a composition behind a gate")
     .option('--model <folder>', 'model folder')
     .option('--adapter <folder>', 'adapter or mixture folder')
     .requiredOption('--output <folder>', 'new or empty, and outside the folders that are read')
@@ -52,7 +56,7 @@ export function mergeCommand(): Command {
     .addOption(
       new Option(
         '--as <what>',
-        'what to write; adapters merged by linear, task_arithmetic, cat, svd or knots can be one',
+        'what to write; adapters merged by linear, task_arithmetic, cat, svd, knots or regmean can be one',
       )
         .choices(['model', 'adapter'])
         .default('model'),
@@ -89,7 +93,12 @@ async function run(file: string | undefined, flags: MergeFlags): Promise<void> {
   try {
     if (file === undefined) await mergeFolders(flags, progress, signal)
     else {
-      const recipe = parseRecipe(await readYaml(file), file)
+      const value = await readYaml(file)
+      if (isComposition(value)) {
+        await composeByFile(parseComposition(value, file), flags)
+        return
+      }
+      const recipe = parseRecipe(value, file)
       for (const message of recipe.messages) progress.message(message)
       await mergeByRecipe(recipe, flags, progress, signal)
     }
@@ -126,7 +135,26 @@ async function mergeFolders(
   })
   progress.stop()
   console.log(`merged model written to ${flags.output}`)
-  await report(flags, model, (device, config) => loadAdapter(device, config, folder), signal)
+  await report(
+    flags,
+    model,
+    async (device, config) => {
+      const adapter = await loadAdapter(device, config, folder)
+      if (flags.discipline !== undefined) adapter.useDiscipline(flags.discipline)
+      return adapter
+    },
+    signal,
+  )
+}
+
+/** Behind a gate the adapters stay what they are: the result is a mixture, whatever --as says. */
+async function composeByFile(composition: Composition, flags: MergeFlags): Promise<void> {
+  if (flags.prompt.length > 0)
+    throw new ConfigError('--prompt compares a merged model; a composition is none', {
+      details: { key: '--prompt' },
+    })
+  await writeComposition({ ...flags, composition })
+  console.log(`mixture of ${composition.adapters.length} adapters written to ${flags.output}`)
 }
 
 async function mergeByRecipe(

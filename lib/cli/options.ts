@@ -1,7 +1,10 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DeviceOptions } from '../device.js'
 import { ConfigError } from '../errors.js'
+import type { Adapter } from '../adapters/adapter.js'
+import { parseComposition } from '../merge/index.js'
 import type { Model } from '../model.js'
+import { readYaml } from './config-file.js'
 
 /** Parsers of option values; commander names the option, the value received and what these say. */
 
@@ -60,7 +63,10 @@ export interface AdapterFlags {
 
 export function addAdapterOptions(command: Command): Command {
   return command
-    .option('--adapter <folder>', 'adapter or mixture folder')
+    .option(
+      '--adapter <folder>',
+      'adapter or mixture folder, or the YAML file of a composition of adapters',
+    )
     .option(
       '--discipline <name>',
       'what an adapter whose gates go by discipline takes the text for',
@@ -76,9 +82,16 @@ export async function attachAdapter(model: Model, { adapter, discipline }: Adapt
     if (discipline !== undefined) fail('--discipline is for an adapter: give --adapter too')
     return
   }
-  const attached = await model.attachFrom(adapter)
+  const attached = /\.ya?ml$/.test(adapter)
+    ? await attachComposed(model, adapter)
+    : await model.attachFrom(adapter)
   const { disciplines } = attached.declaration.form
   if (discipline !== undefined) attached.useDiscipline(discipline)
   else if (attached.needsDiscipline)
     fail(`${adapter} goes by discipline: give --discipline with one of ${disciplines.join(', ')}`)
+}
+
+async function attachComposed(model: Model, file: string): Promise<Adapter> {
+  const { adapters, gate } = parseComposition(await readYaml(file), file)
+  return await model.attachComposition(adapters, gate)
 }

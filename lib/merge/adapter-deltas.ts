@@ -1,11 +1,9 @@
-import { join } from 'node:path'
 import type { Adapter, AdapterModule } from '../adapters/adapter.js'
 import { isPlain } from '../adapters/form.js'
-import { folderFormat, loadAdapter } from '../adapters/peft.js'
+import { baseNameOf } from '../adapters/base-name.js'
+import { loadAdapter } from '../adapters/peft.js'
 import type { Device } from '../device.js'
 import { ConfigError } from '../errors.js'
-import { nodeFileSystem } from '../file-system.js'
-import { readJsonFile } from '../json-file.js'
 import type { DecoderConfig } from '../models/index.js'
 import { scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
@@ -127,15 +125,6 @@ export function magnitudeUpdate(
   return update
 }
 
-async function baseNameOf(folder: string): Promise<string | null> {
-  const names = await nodeFileSystem.list(folder)
-  const { config } = folderFormat(folder, names)
-  const { base_model_name_or_path: name } = (await readJsonFile(join(folder, config), 1 << 20)) as {
-    base_model_name_or_path?: unknown
-  }
-  return typeof name === 'string' ? name : null
-}
-
 /** Merged factors as if they were an adapter's, on the device. */
 export class MergedDeltas {
   readonly #a: Tensor
@@ -184,22 +173,4 @@ async function productRows(
   } finally {
     product.release()
   }
-}
-
-/**
- * Adapters of different models are not for one merge. Their configurations hold paths or names, of which the last part
- * counts.
- *
- * @throws ConfigError
- */
-export function requireOneBase(adapters: readonly AdapterDeltas[]): void {
-  const last = (name: string) => name.replace(/\/+$/, '').split('/').at(-1)!.toLowerCase()
-  const named = adapters.filter(({ baseName }) => baseName !== null && baseName !== 'unknown')
-  const other = named.find(({ baseName }) => last(baseName!) !== last(named[0].baseName!))
-  if (other)
-    throw new ConfigError(
-      `${other.folder} is an adapter of ${other.baseName} and ${named[0].folder} one of ${named[0].baseName}: ` +
-        'adapters of different models cannot be merged',
-      { details: { path: other.folder, received: other.baseName, allowed: named[0].baseName } },
-    )
 }

@@ -8,7 +8,15 @@ export { saveModel, type ModelDType, type SaveModelOptions } from './save-model.
 export { type FoundWeights, searchWeights, type WeightSearchOptions } from './lorahub.js'
 export { type ParetoPoint, type ParetoSearchOptions, searchPareto } from './nsga2.js'
 export { ensembleLogits, type GridSearchOptions, searchGrid } from './emorl.js'
+export {
+  type Composition,
+  isComposition,
+  parseComposition,
+  writeComposition,
+  type WriteCompositionOptions,
+} from './composition-file.js'
 export { exportAdapter, type ExportAdapterOptions } from './export-adapter.js'
 export { plainAdapter, type PlainAdapterOptions } from './plain-adapter.js'
+export { collectFisher, collectGram, type InformationOptions } from './information.js'
 export { regMean } from './regmean.js'
 export { WeightedAdapters } from './weighted-adapters.js'

@@ -1,9 +1,11 @@
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { requireOneBase } from '../adapters/base-name.js'
 import type { Device } from '../device.js'
 import { ConfigError } from '../errors.js'
 import type { DecoderConfig } from '../models/index.js'
-import { AdapterDeltas, requireOneBase } from './adapter-deltas.js'
+import { AdapterDeltas } from './adapter-deltas.js'
+import { GramFile } from './gram-file.js'
 import { ModelFiles } from './model-files.js'
 import type { PlainAdapterOptions } from './plain-adapter.js'
 import type { Recipe, RecipeSlice } from './recipe.js'
@@ -12,6 +14,7 @@ import type { Recipe, RecipeSlice } from './recipe.js'
 export class Inputs {
   readonly #device: Device
   readonly #opened = new Map<string, { files: ModelFiles | null; adapter: AdapterDeltas | null }>()
+  readonly #grams = new Map<string, GramFile>()
 
   constructor(device: Device) {
     this.#device = device
@@ -23,19 +26,25 @@ export class Inputs {
 
   get folders(): string[] {
     const adapters = [...this.#opened.values()].flatMap(({ adapter }) => adapter?.folder ?? [])
-    return [...this.models.map(({ folder }) => folder), ...adapters]
+    return [...this.models.map(({ folder }) => folder), ...adapters, ...this.#grams.keys()]
   }
 
   get(reference: string) {
     return this.#opened.get(reference)!
   }
 
+  gram(folder: string): GramFile {
+    return this.#grams.get(folder)!
+  }
+
   /** @param adapters what stands in for gates that are not fixed */
   async openAll(slices: readonly RecipeSlice[], adapters: PlainAdapterOptions = {}): Promise<void> {
     for (const { base } of slices) if (base !== null) await this.#openModel(base)
     for (const { base, sources } of slices)
-      for (const { model, fisher } of sources) {
+      for (const { model, fisher, gram } of sources) {
         if (fisher !== undefined) await this.#openModel(fisher)
+        if (gram !== undefined && !this.#grams.has(gram))
+          this.#grams.set(gram, await GramFile.open(this.#device, gram))
         if (this.#opened.has(model)) continue
         const [folder, adapter] = await splitReference(model)
         if (folder === null && base === null)
@@ -61,6 +70,7 @@ export class Inputs {
   }
 
   async close(): Promise<void> {
+    for (const gram of this.#grams.values()) gram.close()
     for (const { files, adapter } of this.#opened.values()) {
       adapter?.dispose()
       await files?.close()
@@ -69,7 +79,7 @@ export class Inputs {
 }
 
 /** MODEL, ADAPTER or MODEL+ADAPTER as the two folders. */
-async function splitReference(reference: string): Promise<[string | null, string | null]> {
+export async function splitReference(reference: string): Promise<[string | null, string | null]> {
   const has = async (folder: string, name: string) =>
     (await stat(join(folder, name)).catch(() => null)) !== null
   const isAdapter =

@@ -1,6 +1,7 @@
 import { ConfigError } from '../errors.js'
 import type { AdapterDeltas } from './adapter-deltas.js'
 import type { Parameters } from './composition.js'
+import type { GramFile } from './gram-file.js'
 import type { Inputs } from './inputs.js'
 import { concatenate, type LowRank } from './low-rank.js'
 import type { PlannedMerge } from './plan.js'
@@ -18,6 +19,7 @@ export interface Job {
     readonly deltas: AdapterDeltas | null
     readonly path: string
     readonly model: string
+    readonly gram: GramFile | null
   }[]
   readonly parameters: Parameters
   readonly each: readonly Parameters[]
@@ -48,7 +50,8 @@ export function jobOf(planned: PlannedMerge, { method, settings }: Recipe, input
     adapters: merged.map(({ source, name }) => {
       const { files, adapter } = inputs.get(source.model)
       const path = pathOf(name)
-      return { deltas: files ? null : adapter, path, model: source.model }
+      const gram = source.gram === undefined ? null : inputs.gram(source.gram)
+      return { deltas: files ? null : adapter, path, model: source.model, gram }
     }),
     parameters: resolveParameters(
       method,
@@ -75,8 +78,9 @@ export function jobOf(planned: PlannedMerge, { method, settings }: Recipe, input
  * @throws ConfigError if one of the models is no adapter
  */
 export async function mergeFactors(job: Job, recipe: Recipe): Promise<LowRank | null> {
-  const { factors, each } = await presentFactors(job, recipe)
-  return factors.length > 0 ? await recipe.method.lowRank!(factors, job.parameters, each) : null
+  const { factors, each, grams } = await presentFactors(job, recipe)
+  if (factors.length === 0) return null
+  return await recipe.method.lowRank!(factors, job.parameters, each, grams)
 }
 
 /**
@@ -97,10 +101,11 @@ export async function sideBySide(job: Job, recipe: Recipe): Promise<LowRank | nu
   )
 }
 
-async function presentFactors({ adapters, each }: Job, { methodName }: Recipe) {
+async function presentFactors({ planned, adapters, each }: Job, { methodName }: Recipe) {
   const factors: LowRank[] = []
   const own: Parameters[] = []
-  for (const [i, { deltas, path, model }] of adapters.entries()) {
+  const grams: Float64Array[] = []
+  for (const [i, { deltas, path, model, gram }] of adapters.entries()) {
     if (!deltas)
       throw new ConfigError(
         `${methodName} merges adapters here, and ${model} is a whole model or the base`,
@@ -110,6 +115,7 @@ async function presentFactors({ adapters, each }: Job, { methodName }: Recipe) {
     if (!found) continue
     factors.push(found)
     own.push(each[i])
+    if (gram) grams.push(await gram.read(path, planned.shape[1]))
   }
-  return { factors, each: own }
+  return { factors, each: own, grams }
 }

@@ -5,6 +5,7 @@ import { ConfigError } from '../errors.js'
 import { type DecoderConfig, layerName, linearNames } from '../models/index.js'
 import { requireOutside } from '../output-folder.js'
 import { factoredAdapter } from './factored-adapter.js'
+import { withGathered } from './gather.js'
 import { Inputs } from './inputs.js'
 import { jobOf, mergeFactors, sideBySide } from './jobs.js'
 import { energyOf, type LowRank } from './low-rank.js'
@@ -31,12 +32,16 @@ const exactMethods = ['linear', 'task_arithmetic', 'cat']
 export async function mergeAdapters(
   options: MergeAdaptersOptions,
 ): Promise<{ lostEnergy: number | null }> {
+  return await withGathered(options.recipe, options, (recipe) => merge({ ...options, recipe }))
+}
+
+async function merge(options: MergeAdaptersOptions): Promise<{ lostEnergy: number | null }> {
   const { recipe, output, index, threads, instructionSet, memoryBudget } = options
   const { method, methodName } = recipe
   const isExact = exactMethods.includes(methodName)
   if (!isExact && !method.lowRank)
     throw new ConfigError(
-      `${methodName} gives updates of full rank, which no adapter holds: write a model, or use ${[...exactMethods, 'svd', 'knots'].join(', ')}`,
+      `${methodName} gives updates of full rank, which no adapter holds: write a model, or use ${[...exactMethods, 'svd', 'knots', 'regmean'].join(', ')}`,
       { details: { key: 'merge_method', received: methodName } },
     )
   const device = Device.open(options.device, { index, threads, instructionSet, memoryBudget })

@@ -4,6 +4,7 @@ import type { DecoderConfig } from '../models/index.js'
 import { publishFolder } from '../output-folder.js'
 import { MergedDeltas } from './adapter-deltas.js'
 import type { RowRule } from './composition.js'
+import { withGathered } from './gather.js'
 import { Inputs, requireBaseAmongModels, requireOneShape } from './inputs.js'
 import { type Job, jobOf, mergeFactors } from './jobs.js'
 import type { PlainAdapterOptions } from './plain-adapter.js'
@@ -40,6 +41,11 @@ const chunkElements = 1 << 18
  * @throws ConfigError, FormatError for a recipe or a folder that cannot be used; then nothing is written
  */
 export async function mergeRecipe(options: MergeRecipeOptions): Promise<void> {
+  await requireModelOutput(options.output, [])
+  await withGathered(options.recipe, options, (recipe) => merge({ ...options, recipe }))
+}
+
+async function merge(options: MergeRecipeOptions): Promise<void> {
   const { recipe, output } = options
   const { index, threads, instructionSet, memoryBudget } = options
   const seed = options.seed ?? 0

@@ -8,6 +8,7 @@ import { modelStock } from './model-stock.js'
 import { passthrough } from './passthrough.js'
 import { randomDrop } from './random-drop.js'
 import { rankedDrop } from './ranked-drop.js'
+import { regMean } from './regmean.js'
 import { sce } from './sce.js'
 import { slerp } from './slerp.js'
 import { taskArithmetic } from './task-arithmetic.js'
@@ -21,11 +22,16 @@ export interface ParameterSpec {
   readonly default?: number
 }
 
-/** Merges the factors of adapters into factors; one that leaves the layer alone is not among them. */
+/**
+ * Merges the factors of adapters into factors; one that leaves the layer alone is not among them.
+ *
+ * @param grams of each, where the method needs them
+ */
 export type LowRankComposition = (
   factors: readonly LowRank[],
   parameters: Parameters,
   each: readonly Parameters[],
+  grams: readonly Float64Array[],
 ) => LowRank | Promise<LowRank>
 
 export interface Method {
@@ -38,8 +44,8 @@ export interface Method {
   readonly base: 'required' | 'optional'
   /** Models beside the base. */
   readonly models: readonly [min: number, max: number]
-  /** Every model names its Fisher information. */
-  readonly needsFisher?: boolean
+  /** What every model names beside itself: its Fisher information, or the Gram matrices of its layers' inputs. */
+  readonly needs?: 'fisher' | 'gram'
   /** The base counts as one of the models where the recipe lists it among them. */
   readonly mergesBase?: boolean
 }
@@ -187,7 +193,23 @@ export const methods: Readonly<Record<string, Method>> = {
     parameters: { weight: number('model', { min: 0, default: 1 }) },
     base: 'required',
     models: [1, 64],
-    needsFisher: true,
+    needs: 'fisher',
+  },
+  regmean: {
+    composition: taskArithmetic(),
+    lowRank: (factors, { off_diagonal }, each, grams) =>
+      regMean(
+        factors,
+        grams.map((gram, i) => gram.map((value) => value * each[i].weight)),
+        off_diagonal,
+      ),
+    parameters: {
+      weight: number('model', { min: 0, default: 1 }),
+      off_diagonal: number('merge', { min: 0, max: 1, default: 0.9 }),
+    },
+    base: 'required',
+    models: [1, 64],
+    needs: 'gram',
   },
   model_stock: {
     composition: modelStock,

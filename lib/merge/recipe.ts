@@ -11,11 +11,14 @@ const conditional = z.strictObject({ filter: z.string().nullish(), value: values
 const parameters = z.record(z.string(), z.union([values, conditional, z.array(conditional).min(1)]))
 const path = z.string().min(1)
 
-// fisher is ours: a folder in the form of the model, with the diagonal of its Fisher information in place of weights.
+// Ours: fisher, a folder in the form of the model with the diagonal of its Fisher information in place of weights; gram, a
+// folder with the Gram matrices of its layers' inputs; data, a corpus from which the one or the other is gathered.
 const model = z.strictObject({
   model: path,
   parameters: parameters.nullish(),
   fisher: path.nullish(),
+  gram: path.nullish(),
+  data: path.nullish(),
 })
 const layerNumber = z.int().min(0).max(4096)
 const source = model.extend({ layer_range: z.tuple([layerNumber, layerNumber]) })
@@ -50,6 +53,10 @@ export interface RecipeSource {
   readonly settings?: Settings
   /** The folder of its Fisher information. */
   readonly fisher?: string
+  /** The folder of its Gram matrices. */
+  readonly gram?: string
+  /** In place of either: the corpus that it is gathered from. */
+  readonly data?: string
   /** First layer and the one after the last; absent: all. */
   readonly layers?: readonly [number, number]
 }
@@ -139,6 +146,8 @@ function sourceOf(one: z.output<typeof model>): RecipeSource {
     model: one.model,
     settings: one.parameters ?? undefined,
     fisher: one.fisher ?? undefined,
+    gram: one.gram ?? undefined,
+    data: one.data ?? undefined,
   }
 }
 
@@ -159,12 +168,18 @@ function checkModels(
         `${method.mergesBase ? '' : ' beside the base'}, not ${others}`,
       `${where}models`,
     )
-  for (const { model, fisher } of sources)
-    if ((fisher !== undefined) !== (method.needsFisher === true) && model !== base)
+  for (const source of sources) {
+    if (source.model === base) continue
+    const given = (['fisher', 'gram', 'data'] as const).filter((key) => source[key] !== undefined)
+    const allowed = method.needs ? [method.needs, 'data'] : []
+    const extra = given.find((key) => !allowed.includes(key))
+    if (extra) fail(`${name} does not take ${extra} for ${source.model}`, `${where}${extra}`)
+    if (method.needs && given.length !== 1)
       fail(
-        `${name} ${method.needsFisher ? 'needs' : 'does not take'} fisher for ${model}: the folder of its Fisher information`,
-        `${where}fisher`,
+        `${name} needs ${method.needs} for ${source.model}, a folder of ${method.needs === 'gram' ? 'Gram matrices' : 'Fisher information'}, or data, a corpus to gather it from`,
+        `${where}${method.needs}`,
       )
+  }
   const lengths = sources.map(({ layers }) => (layers ? layers[1] - layers[0] : 0))
   if (sources.some(({ layers }) => layers) && !(lengths[0] > 0))
     fail(`${where}sources.0.layer_range must hold at least one layer`, `${where}layer_range`)

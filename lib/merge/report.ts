@@ -45,6 +45,7 @@ export async function mergeReport(options: MergeReportOptions): Promise<MergeRep
         tokens = await model.tokenizer.encode(options.prompts, { addSpecialTokens: true })
         const adapter = await options.adapter(device, model.config)
         try {
+          await adapter.bind(model.decoder.weights, { loaded: true })
           for (const one of tokens) expected.push(await logitsOf(model, adapter, one))
         } finally {
           adapter.dispose()

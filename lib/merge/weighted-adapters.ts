@@ -1,9 +1,10 @@
 import type { Adapter } from '../adapters/adapter.js'
+import { requireOneBase } from '../adapters/base-name.js'
 import type { Device } from '../device.js'
 import { ArgumentError } from '../errors.js'
 import type { DecoderConfig } from '../models/index.js'
 import { layerName, linearNames } from '../models/index.js'
-import { AdapterDeltas, requireOneBase } from './adapter-deltas.js'
+import { AdapterDeltas } from './adapter-deltas.js'
 import { factoredAdapter } from './factored-adapter.js'
 import { type LowRank, stack } from './low-rank.js'
 

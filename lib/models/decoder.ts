@@ -56,6 +56,9 @@ export interface LowRankSource {
   group(layer: number, name: LinearGroupName): LowRankGroup | LowRankRows | null
 }
 
+/** Of a layer's number, and of x, f32 [T, in]. */
+export type InputObserver = (layer: number, name: LinearGroupName, x: Tensor) => void
+
 /** Packed tokens. T counts rows, S sequences. */
 export interface DecoderInput {
   /** i32 [T] */
@@ -91,13 +94,14 @@ export class Decoder {
 
   /**
    * @param checkpointing recompute each block in the backward pass instead of keeping its activations
+   * @param onInput called with what the linear layers of a block read, as it is queued
    * @returns the final normalised hidden states, f32 [T, hidden]
    */
   forward(
     pass: Pass,
     input: DecoderInput,
     adapter: LowRankSource | null,
-    { checkpointing = false } = {},
+    { checkpointing = false, onInput }: { checkpointing?: boolean; onInput?: InputObserver } = {},
   ): Tensor {
     const { embedTokens, layers, norm } = this.weights
     const table = this.#rotary.table(input.numPositions)
@@ -105,7 +109,7 @@ export class Decoder {
       let x = embedding(pass, input.inputIds, embedTokens)
       layers.forEach((layer, index) => {
         const run = (inner: Pass, x: Tensor) =>
-          scope(() => this.#block(inner, x, layer, index, input, table, adapter))
+          scope(() => this.#block(inner, x, layer, index, input, table, adapter, onInput))
         const next = checkpointing
           ? checkpoint(pass.tape, x, (tape, x) => run({ ...pass, tape }, x))
           : run(pass, x)
@@ -125,17 +129,17 @@ export class Decoder {
     input: DecoderInput,
     table: RotaryTable,
     adapter: LowRankSource | null,
+    onInput?: InputObserver,
   ): Tensor {
     const { numHeads, numKeyValueHeads, rmsNormEpsilon } = this.config
-    const group = (name: LinearGroupName) => adapter?.group(index, name) ?? null
+    const read = (x: Tensor, name: LinearGroupName, residual: Tensor | null = null) => {
+      onInput?.(index, name, x)
+      const linears = linearGroups[name].map((linear) => layer[linear])
+      return linear(pass, x, linears, adapter?.group(index, name) ?? null, residual)
+    }
 
     const normed = rmsNorm(pass, x, layer.inputNorm, rmsNormEpsilon)
-    const [query, key, v] = linear(
-      pass,
-      normed,
-      [layer.query, layer.key, layer.value],
-      group('attentionInput'),
-    ) as [Tensor, Tensor, Tensor]
+    const [query, key, v] = read(normed, 'attentionInput') as [Tensor, Tensor, Tensor]
     const norm = (x: Tensor, weight: Parameter | null) =>
       weight ? rmsNorm(pass, x, weight, rmsNormEpsilon) : x
     const rotate = (x: Tensor, heads: number) => rope(pass, x, input.positions, table, heads)
@@ -155,23 +159,12 @@ export class Decoder {
             input.positions,
             this.#attentionShape,
           )
-    const [afterAttention] = linear(
-      pass,
-      attended,
-      [layer.output],
-      group('attentionOutput'),
-      x,
-    ) as [Tensor]
+    const [afterAttention] = read(attended, 'attentionOutput', x) as [Tensor]
 
     const mlpInput = rmsNorm(pass, afterAttention, layer.postAttentionNorm, rmsNormEpsilon)
-    const [gate, up] = linear(pass, mlpInput, [layer.gate, layer.up], group('mlpInput')) as [
-      Tensor,
-      Tensor,
-    ]
+    const [gate, up] = read(mlpInput, 'mlpInput') as [Tensor, Tensor]
     const activated = swiglu(pass, gate, up)
-    const [y] = linear(pass, activated, [layer.down], group('mlpOutput'), afterAttention) as [
-      Tensor,
-    ]
+    const [y] = read(activated, 'mlpOutput', afterAttention) as [Tensor]
     return y
   }
 

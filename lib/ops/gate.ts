@@ -1,9 +1,12 @@
 import type { Parameter } from '../parameter.js'
 import { Tensor } from '../tensor.js'
+import { type OutputGate, outputGates } from './output-gate.js'
 import type { Pass } from './pass.js'
 
 /** Where the gates g_e(x) of a group's mixtures come from. M counts the mixtures (layers), E the experts of each. */
-export type Gate = RouterGate | TaskGate | FixedGate
+export type Gate = RouterGate | OutputGate | TaskGate | FixedGate
+
+export type { OutputGate } from './output-gate.js'
 
 /** softmax(scale · x Rᵀ), all of it or the top k renormalised. */
 export interface RouterGate {
@@ -67,16 +70,24 @@ export interface Gates {
    * Adds to the gate's own gradients.
    *
    * @param dGate of each mixture, in one tensor f32 [T, M, E]
+   * @param t dS of each mixture, to which a gate adds that reads S
    * @returns what reaches x through the router, a segment of dX's product; null: nothing does
    */
-  backward(x: Tensor, dGate: Tensor): object | null
+  backward(x: Tensor, dGate: Tensor, t: readonly Tensor[]): object | null
 }
 
-/** The gates of every mixture of a group. @param x f32 [T, in], without dropout */
-export function gates(pass: Pass, x: Tensor, gate: Gate, mixtures: number): Gates {
+/**
+ * The gates of every mixture of a group.
+ *
+ * @param x f32 [T, in], without dropout
+ * @param inner S of each mixture
+ */
+export function gates(pass: Pass, x: Tensor, gate: Gate, inner: readonly Tensor[]): Gates {
   switch (gate.kind) {
     case 'router':
-      return routerGates(pass, x, gate, mixtures)
+      return routerGates(pass, x, gate, inner.length)
+    case 'outputs':
+      return outputGates(pass, gate, inner)
     case 'task':
       return taskGates(pass, x, gate)
     case 'fixed':

@@ -58,12 +58,28 @@ export interface Magnitude {
   readonly scale: number
 }
 
+/** What a gate learns. */
+export function gateParameters(gate: Gate): readonly Parameter[] {
+  switch (gate.kind) {
+    case 'fixed':
+      return []
+    case 'outputs':
+      return gate.readers.map(({ weights }) => weights)
+    default:
+      return [gate.weights]
+  }
+}
+
+function presentParts({ parts }: LowRankGroup): LowRankPart[] {
+  return parts.filter((part) => part !== null)
+}
+
 /** Everything of a group that can be trained. */
 export function trainsAnything(group: LowRankGroup): boolean {
   const { a, parts, gate } = group
   return (
     a.gradient !== null ||
-    (gate && gate.kind !== 'fixed' ? gate.weights.gradient !== null : false) ||
+    (gate ? gateParameters(gate).some(({ gradient }) => gradient !== null) : false) ||
     parts.some((part) =>
       [part?.b, part?.transform?.matrices, part?.magnitude?.value].some((one) => one?.gradient),
     )
@@ -99,8 +115,14 @@ export class LowRankPath {
       dropout: this.#dropout,
       s: this.#s.native,
     })
-    const mixtures = group.parts.filter((part) => part !== null).length
-    this.#gates = group.gate ? gates(pass, x, group.gate, mixtures) : null
+    this.#gates = group.gate
+      ? gates(
+          pass,
+          x,
+          group.gate,
+          presentParts(group).map((part) => this.#sOf(part)),
+        )
+      : null
     const transform = group.parts.find((part) => part?.transform)?.transform
     if (transform) this.#rowDiscipline = rowDisciplines(pass, x, transform)
     let mixture = 0
@@ -137,9 +159,9 @@ export class LowRankPath {
     const { device } = x
     const group = this.#group
     const t = (this.#t = Tensor.empty(device, this.#s.shape))
-    const mixtures = group.parts.filter((part) => part !== null).length
+    const present = presentParts(group)
     const dGate = group.gate
-      ? Tensor.empty(device, [x.shape[0], mixtures, group.gate.experts])
+      ? Tensor.empty(device, [x.shape[0], present.length, group.gate.experts])
       : null
     let mixture = 0
     group.parts.forEach((part, i) => {
@@ -159,7 +181,12 @@ export class LowRankPath {
       }
       mixture++
     })
-    if (dGate && this.#gates) this.#router = this.#gates.backward(x, dGate)
+    if (dGate && this.#gates)
+      this.#router = this.#gates.backward(
+        x,
+        dGate,
+        present.map(({ begin, end }) => t.slice(1, begin, end)),
+      )
     const dA = group.a.gradient
     if (dA)
       device.run('matmul', {

@@ -1,4 +1,5 @@
 import type { Adapter } from '../adapters/adapter.js'
+import { lossesOf } from '../adapters/form.js'
 import type { PackedBatch } from '../data/packed-batch.js'
 import type { RoutingRows } from '../ops/pass.js'
 import { Scope } from '../scope.js'
@@ -52,7 +53,7 @@ export function routingRows(
         )
       : batch.disciplineNames.map((_, i) => i)
   const rowDiscipline = batch.rowDiscipline.map((discipline) => numbers[discipline])
-  const supervised = form.gate?.kind === 'router' && form.gate.losses.supervised > 0
+  const supervised = (lossesOf(form)?.supervised ?? 0) > 0
   const { device } = adapter
   return {
     rowDiscipline: vector(device, rowDiscipline),
@@ -133,8 +134,7 @@ export class RoutingMonitor {
       return { module: module.path, load, choices, entropy, byDiscipline }
     })
     const { entropy, byDiscipline } = all.summary()
-    const coefficients: Readonly<Record<string, number>> =
-      form.gate?.kind === 'router' ? { ...form.gate.losses } : {}
+    const coefficients: Readonly<Record<string, number>> = { ...lossesOf(form) }
     return {
       load: all.load(),
       entropy,

@@ -21,6 +21,7 @@ import transformers  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 import adapters  # noqa: E402
+import compositions  # noqa: E402
 import evaluation  # noqa: E402
 import harness  # noqa: E402
 import kinds  # noqa: E402
@@ -32,13 +33,15 @@ import training  # noqa: E402
 from golden_files import versions, write_json  # noqa: E402
 
 GOLDEN = Path(__file__).resolve().parents[2] / "test" / "golden"
-FOLDERS = ["models", "text", "evaluation", "adapters", "training", "sampling", "merging", "kinds", "harness"]
+FOLDERS = [
+    "models", "text", "evaluation", "adapters", "training", "sampling", "merging", "kinds", "harness", "arrow",
+]
 
 
 def generate(output: Path) -> None:
     for name in FOLDERS:
         shutil.rmtree(output / name, ignore_errors=True)
-    for part in (models, text, evaluation, adapters, training, sampling, merging, kinds, harness):
+    for part in (models, text, evaluation, adapters, training, sampling, merging, kinds, harness, compositions):
         part.generate(output)
     write_json(output / "versions.json", versions())
 

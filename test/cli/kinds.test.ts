@@ -1,0 +1,150 @@
+import assert from 'node:assert/strict'
+import { existsSync, writeFileSync } from 'node:fs'
+import { describe, it } from 'mocha'
+import { Adapter } from '../../lib/adapters/adapter.js'
+import { lora, type LoraDeclaration } from '../../lib/adapters/declaration.js'
+import { mtlLora } from '../../lib/adapters/kinds.js'
+import { saveAdapter } from '../../lib/adapters/peft.js'
+import { Device } from '../../lib/device.js'
+import { readConfig } from '../../lib/models/index.js'
+import { goldenModel } from '../decoder-logits.js'
+import { Random } from '../random.js'
+import { temporaryFolder } from '../temporary-folder.js'
+import { polylora } from './polylora.js'
+
+const model = goldenModel('qwen2-text')
+
+describe('adapter kinds on the command line', function () {
+  this.timeout(180_000)
+  const at = temporaryFolder()
+
+  before(async () => {
+    const device = Device.open('cpu', { threads: 1 })
+    const config = await readConfig(model)
+    const declarations: Record<string, LoraDeclaration> = {
+      biology: lora({ rank: 2, seed: 1 }),
+      law: lora({ rank: 3, seed: 2 }),
+      tasks: mtlLora({ rank: 2, disciplines: ['biology', 'law'] }),
+    }
+    for (const [i, [name, declaration]] of Object.entries(declarations).entries()) {
+      using adapter = Adapter.create(device, config, declaration)
+      const random = new Random(i)
+      for (const { part } of adapter.modules)
+        part.b.value.write(random.normal(part.b.value.size, 0.5))
+      // Another baseModel would be one of another model.
+      await saveAdapter(adapter, at(name), { baseModel: model })
+    }
+    await device.close()
+  })
+
+  const generate = async (...more: string[]) => {
+    const args = ['generate', '--model', model, '--prompt', 'What comes after 3?']
+    const device = ['--temperature', '0', '--max-tokens', '12', '--threads', '1']
+    return await polylora([...args, ...device, ...more], at('.'))
+  }
+
+  it('a composition in a YAML file is generated with as it is, and merged into one folder', async () => {
+    const composition = {
+      kind: 'arrow',
+      base_model: model,
+      adapters: ['biology', 'law'],
+      topK: 1,
+    }
+    writeFileSync(at('arrow.yaml'), JSON.stringify(composition))
+    const direct = await generate('--adapter', 'arrow.yaml')
+    assert.equal(direct.code, 0, direct.stderr)
+    const merged = await polylora(['merge', 'arrow.yaml', '--output', 'arrow'], at('.'))
+    assert.equal(merged.code, 0, merged.stderr)
+    assert.match(merged.stdout, /mixture of 2 adapters written to arrow/)
+    const saved = await generate('--adapter', 'arrow')
+    assert.equal(saved.stdout, direct.stdout)
+    const described = await polylora(['describe', 'arrow'], at('.'))
+    assert.match(described.stdout, /2 experts a layer, frozen, top 1 of prototypes/)
+  })
+
+  it('MoLE over saved adapters is trained from one YAML file', async () => {
+    const records = Array.from({ length: 6 }, (_, i) => ({
+      prompt: `What comes after ${i}?`,
+      completion: ` ${i + 1}`,
+    }))
+    writeFileSync(at('data.jsonl'), records.map((one) => `${JSON.stringify(one)}\n`).join(''))
+    const config = {
+      model,
+      output: 'mole-run',
+      method: { kind: 'mole', adapters: ['biology', 'law'], balanceLoss: 0.01 },
+      data: { train: [{ path: 'data.jsonl' }] },
+      steps: 3,
+      batch: { size: 2 },
+    }
+    writeFileSync(at('mole.yaml'), JSON.stringify(config))
+    const trained = await polylora(['train', 'mole.yaml'], at('.'))
+    assert.equal(trained.code, 0, trained.stderr)
+    const described = await polylora(['describe', 'mole-run/adapter'], at('.'))
+    assert.match(described.stdout, /mole: 2 experts a layer, frozen, softmax of what they say/)
+    // Two layers of seven modules, 2 experts of rank 3: 2 · 2 · 3 each.
+    assert.match(described.stdout, /trainable parameters: 168 \(4·r a module\)/)
+    const generated = await generate('--adapter', 'mole-run/adapter')
+    assert.equal(generated.code, 0, generated.stderr)
+  })
+
+  it('an adapter that goes by discipline is told which, and exported for it', async () => {
+    const without = await generate('--adapter', 'tasks')
+    assert.equal(without.code, 2)
+    assert.match(
+      without.stderr,
+      /^polylora: tasks goes by discipline: give --discipline with one of biology, law\n$/,
+    )
+    const outputs: string[] = []
+    for (const discipline of ['biology', 'law']) {
+      const result = await generate('--adapter', 'tasks', '--discipline', discipline)
+      assert.equal(result.code, 0, result.stderr)
+      outputs.push(result.stdout)
+    }
+    const exported = await polylora(
+      [
+        'merge',
+        '--model',
+        model,
+        '--adapter',
+        'tasks',
+        '--discipline',
+        'law',
+        '--as',
+        'adapter',
+      ].concat(['--output', 'law-of-tasks']),
+      at('.'),
+    )
+    assert.equal(exported.code, 0, exported.stderr)
+    assert.match(exported.stdout, /lost energy 0\.000e\+0/)
+    const plain = await generate('--adapter', 'law-of-tasks')
+    assert.equal(plain.stdout, outputs[1])
+  })
+
+  it('refuses what does not fit, in one sentence, and writes nothing', async () => {
+    const write = (name: string, value: object) => {
+      writeFileSync(at(name), JSON.stringify(value))
+      return name
+    }
+    const both = { base_model: model, adapters: ['biology', 'law'] }
+    const attempts: [string, RegExp][] = [
+      [write('count.yaml', { kind: 'fixed', ...both, weights: [1] }), /weights must be 2 numbers/],
+      [write('kind.yaml', { kind: 'blend', ...both }), /kind.yaml: kind/],
+      [write('mole.yaml', { kind: 'mole', ...both }), /the gate of mole is learned: train it/],
+      [write('key.yaml', { kind: 'arrow', ...both, topp: 1 }), /topp is not a known key/],
+      [write('topk.yaml', { kind: 'arrow', ...both, topK: 3 }), /topK must be/],
+      [
+        write('tasks.yaml', { kind: 'arrow', ...both, adapters: ['law', 'tasks'] }),
+        /kind mtl-lora cannot be an expert/,
+      ],
+      [write('missing.yaml', { kind: 'arrow', ...both, adapters: ['law', 'nowhere'] }), /nowhere/],
+      [write('base.yaml', { kind: 'arrow', adapters: ['law'] }), /base_model must be given/],
+    ]
+    for (const [file, expected] of attempts) {
+      const result = await polylora(['merge', file, '--output', 'refused'], at('.'))
+      assert.notEqual(result.code, 0, file)
+      assert.match(result.stderr, expected)
+      assert.match(result.stderr, /^polylora: [^\n]*\n$/)
+      assert.ok(!existsSync(at('refused')), file)
+    }
+  })
+})
