@@ -4,12 +4,11 @@ import { Model } from '../model.js'
 import { modelFingerprint } from '../train/model-fingerprint.js'
 import { readYaml } from './config-file.js'
 import { Interrupt } from './interrupt.js'
-import type { DeviceFlags } from './options.js'
+import { type AdapterFlags, attachAdapter, type DeviceFlags } from './options.js'
 import { Progress } from './progress.js'
 
 export interface TaskFlags {
   readonly model: string
-  readonly adapter?: string
   readonly data: string
   readonly output?: string
   readonly chatTemplate?: boolean
@@ -22,8 +21,11 @@ export interface TaskFlags {
 }
 
 /** `polylora evaluate --task`: prints each figure with its standard error and interval, and by group. */
-export async function runTask(flags: TaskFlags & DeviceFlags, name: string): Promise<void> {
-  const { data, output, adapter, chatTemplate, skipBadRecords, shots, shotsData, limit } = flags
+export async function runTask(
+  flags: TaskFlags & AdapterFlags & DeviceFlags,
+  name: string,
+): Promise<void> {
+  const { data, output, adapter, discipline, chatTemplate, skipBadRecords, shots, shotsData, limit } = flags
   if ((shots === undefined) !== (shotsData === undefined))
     throw new ConfigError('--shots and --shots-data go together')
   const task = /\.ya?ml$/i.test(name) ? ((await readYaml(name)) as TaskInput) : name
@@ -32,8 +34,12 @@ export async function runTask(flags: TaskFlags & DeviceFlags, name: string): Pro
   const { signal } = interrupt
   try {
     await using model = await Model.load(flags.model, { ...flags, signal })
-    if (adapter !== undefined) await model.attachFrom(adapter)
-    const folders = adapter === undefined ? [flags.model] : [flags.model, adapter]
+    const folders = [flags.model, ...(await attachAdapter(model, { adapter, discipline }))]
+    const fingerprints = await Promise.all(folders.map((folder) => modelFingerprint(folder)))
+    // Two disciplines of one adapter, or two gates over the same ones, are not the same thing.
+    const how = /\.ya?ml$/i.test(adapter ?? '')
+      ? [JSON.stringify(model.adapter?.declaration.form)]
+      : [discipline ?? '']
     const result = await evaluateTask(model, task, {
       data,
       chatTemplate,
@@ -41,7 +47,7 @@ export async function runTask(flags: TaskFlags & DeviceFlags, name: string): Pro
       output,
       onBadRecord: skipBadRecords ? 'skip' : 'error',
       shots: shots === undefined ? undefined : { data: shotsData!, count: shots },
-      identity: (await Promise.all(folders.map((folder) => modelFingerprint(folder)))).join(' '),
+      identity: [...fingerprints, ...how].filter((part) => part !== '').join(' '),
       signal,
       onMessage: (text) => {
         progress.message(text)

@@ -73,25 +73,35 @@ export function addAdapterOptions(command: Command): Command {
     )
 }
 
-/** @throws ConfigError if an adapter goes by discipline and none is named, or one is named for nothing */
-export async function attachAdapter(model: Model, { adapter, discipline }: AdapterFlags) {
+/**
+ * @returns the adapter folders that were read
+ * @throws ConfigError if an adapter goes by discipline and none is named, or one is named for nothing
+ */
+export async function attachAdapter(
+  model: Model,
+  { adapter, discipline }: AdapterFlags,
+): Promise<readonly string[]> {
   const fail = (message: string): never => {
     throw new ConfigError(message, { details: { key: '--discipline', received: discipline } })
   }
   if (adapter === undefined) {
     if (discipline !== undefined) fail('--discipline is for an adapter: give --adapter too')
-    return
+    return []
   }
-  const attached = /\.ya?ml$/.test(adapter)
+  const { attached, folders } = /\.ya?ml$/i.test(adapter)
     ? await attachComposed(model, adapter)
-    : await model.attachFrom(adapter)
+    : { attached: await model.attachFrom(adapter), folders: [adapter] }
   const { disciplines } = attached.declaration.form
   if (discipline !== undefined) attached.useDiscipline(discipline)
   else if (attached.needsDiscipline)
     fail(`${adapter} goes by discipline: give --discipline with one of ${disciplines.join(', ')}`)
+  return folders
 }
 
-async function attachComposed(model: Model, file: string): Promise<Adapter> {
+async function attachComposed(
+  model: Model,
+  file: string,
+): Promise<{ attached: Adapter; folders: readonly string[] }> {
   const { adapters, gate } = parseComposition(await readYaml(file), file)
-  return await model.attachComposition(adapters, gate)
+  return { attached: await model.attachComposition(adapters, gate), folders: adapters }
 }
