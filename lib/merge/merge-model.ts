@@ -1,4 +1,7 @@
+import { folderFormat } from '../adapters/peft.js'
 import type { DeviceOptions } from '../device.js'
+import { FormatError } from '../errors.js'
+import { nodeFileSystem } from '../file-system.js'
 import { mergeRecipe } from './merge-recipe.js'
 import type { PlainAdapterOptions } from './plain-adapter.js'
 import { parseRecipe } from './recipe.js'
@@ -27,6 +30,7 @@ const dtypes = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const
  */
 export async function mergeModel(options: MergeModelOptions): Promise<void> {
   const { model, adapter, dtype, discipline, gates, ...rest } = options
+  await requireAdapter(adapter)
   const recipe = parseRecipe({
     merge_method: 'task_arithmetic',
     base_model: model,
@@ -34,6 +38,16 @@ export async function mergeModel(options: MergeModelOptions): Promise<void> {
     ...(dtype === undefined ? {} : { dtype: dtypes[dtype] }),
   })
   await mergeRecipe({ ...rest, recipe, adapters: given({ discipline, gates }) })
+}
+
+/** A recipe would take a folder that is no adapter for a model. */
+async function requireAdapter(folder: string): Promise<void> {
+  const names = await nodeFileSystem.list(folder).catch((): string[] => [])
+  const { config } = folderFormat(folder, names)
+  if (!names.includes(config))
+    throw new FormatError(`${folder} holds no adapter: ${config} is missing`, {
+      details: { path: folder },
+    })
 }
 
 function given(options: PlainAdapterOptions): PlainAdapterOptions {
