@@ -4,7 +4,7 @@ import { DeviceError, isPolyloraError, AbortedError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
 import { mergeAdapter, mergeRecipe, parseRecipe } from '../merge/index.js'
 import { Model } from '../model.js'
-import { declareAdapter, methodSchema } from '../train/method.js'
+import { declareAdapter, type DeclaredMethod, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
 import type { StepReport } from '../train/trainer.js'
 import { sourcesOf } from './mixture.js'
@@ -247,7 +247,9 @@ export class Laboratory {
     const { subset } = procedure.data
     await using drawn = await drawSubset(whole, subset ?? 1, seed, join(folder, 'subset'))
     const names = [...new Set(whole.map(({ discipline }) => discipline ?? 'default'))]
-    await model.attachBound(declareAdapter(methodSchema.parse(method), seed, names)!)
+    await model.attachBound(
+      declareAdapter(methodSchema.parse(method) as DeclaredMethod, seed, names),
+    )
     const curve = new LossCurve(steps)
     let diverged: string | null = null
     try {

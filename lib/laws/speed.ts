@@ -1,5 +1,5 @@
 import type { Model } from '../model.js'
-import { declareAdapter, methodSchema } from '../train/method.js'
+import { declareAdapter, type DeclaredMethod, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
 import type { Speed } from './budget.js'
 import { defaultMethod } from './arms/design.js'
@@ -18,8 +18,8 @@ export async function measureSpeed(
   signal?: AbortSignal,
 ): Promise<Speed> {
   const training = async (kind: 'lora' | 'hydra-lora') => {
-    const method = methodSchema.parse({ ...defaultMethod(config.rank), kind })
-    await model.attachBound(declareAdapter(method, 0, [])!)
+    const method = methodSchema.parse({ ...defaultMethod(config.rank), kind }) as DeclaredMethod
+    await model.attachBound(declareAdapter(method, 0, []))
     let [tokens, first] = [0, 0]
     const started = { at: 0 }
     await train(model, {

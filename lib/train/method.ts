@@ -205,8 +205,12 @@ function moleGate(method: Extract<AdapterMethod, { kind: 'mole' }>): Composition
   return { kind, temperature, balanceLoss, zLoss }
 }
 
-function declareAdapter(
-  method: Exclude<AdapterMethod, { kind: 'mole' }>,
+/** A method whose adapter is declared, not composed of saved ones. */
+export type DeclaredMethod = Exclude<AdapterMethod, { kind: 'mole' }>
+
+/** @param disciplines of the training data, for methods that tell them apart and do not name them */
+export function declareAdapter(
+  method: DeclaredMethod,
   seed: number,
   disciplines: readonly string[],
 ): LoraDeclaration {

@@ -321,6 +321,9 @@ function together(reports: ReadonlyMap<string, StepReport>): StepReport {
     learningRate: Math.max(...all.map(({ learningRate }) => learningRate)),
     tokens: sum((one) => one.tokens),
     trainedTokens,
+    trainedTokensByDiscipline: Object.fromEntries(
+      Array.from(reports, ([name, { trainedTokens }]) => [name, trainedTokens]),
+    ),
     applied: all.every(({ applied }) => applied),
   }
 }

@@ -16,7 +16,7 @@ import { type Method, runId } from '../../lib/laws/procedure.js'
 import { parseStudyConfig, type StudyConfigInput } from '../../lib/laws/study-config.js'
 import type { ItemSet, StudyData } from '../../lib/laws/study-data.js'
 import { type DecoderConfig, readConfig } from '../../lib/models/index.js'
-import { declareAdapter, methodSchema } from '../../lib/train/method.js'
+import { declareAdapter, type DeclaredMethod, methodSchema } from '../../lib/train/method.js'
 import { goldenModel } from '../decoder-logits.js'
 
 const sizes: Record<string, number> = { mathematics: 50_000, chemistry: 20_000, geography: 1_000 }
@@ -238,7 +238,7 @@ describe('the plan of a study', function () {
         const adapter = Adapter.create(
           device,
           model,
-          declareAdapter(methodSchema.parse(method), 0, [])!,
+          declareAdapter(methodSchema.parse(method) as DeclaredMethod, 0, []),
         )
         assert.equal(countParameters(model, method), adapter.numParameters, JSON.stringify(method))
         adapter.dispose()
