@@ -7,6 +7,7 @@ import { type CorpusRecord, parseRecord } from './records.js'
 import { StepStream, type StepStreamOptions } from './step-stream.js'
 import { TokenStore } from './token-store.js'
 import { tokenizeRecords, type TokenizeOptions } from './tokenize.js'
+import { SampleTraits } from './traits.js'
 
 /** One file of a corpus. */
 export interface CorpusSource {
@@ -22,6 +23,8 @@ export interface CorpusOptions extends TokenizeOptions {
   readonly maxLength: number
   readonly onTooLong: 'skip' | 'truncate'
   readonly onBadRecord: 'skip' | 'error'
+  /** Keep what duplicates are recognised by, 20 bytes a sample; default false. */
+  readonly traits?: boolean
   readonly signal?: AbortSignal
   /** Samples read so far. */
   readonly onProgress?: (samples: number) => void
@@ -43,6 +46,8 @@ export interface CorpusGroup {
   readonly store: TokenStore
   /** Line of each sample, for messages. */
   readonly lines: readonly number[]
+  /** Null where the corpus was opened without them. */
+  readonly traits: SampleTraits | null
 }
 
 const sliceRecords = 256
@@ -149,6 +154,7 @@ class CorpusReader {
       discipline: this.disciplineNames.indexOf(source.discipline),
       store: new TokenStore(),
       lines: [],
+      traits: options.traits ? new SampleTraits() : null,
     }))
   }
 
@@ -228,6 +234,7 @@ class CorpusReader {
         }
       }
       await group.store.add({ inputIds, labelMask })
+      group.traits?.add(records[i], labelMask)
       group.lines.push(line)
       this.#numSamples++
     }

@@ -1,6 +1,11 @@
 export * from './corpus.js'
 export * from './packed-batch.js'
 export * from './records.js'
-export { StepStream, type BatchOptions, type CorpusStep } from './step-stream.js'
+export {
+  StepStream,
+  type BatchOptions,
+  type CorpusStep,
+  type StepStreamState,
+} from './step-stream.js'
 export { readRecords } from './readers/index.js'
 export { choicePrompt, promptAndCompletion } from './tokenize.js'

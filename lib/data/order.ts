@@ -20,6 +20,16 @@ export interface OrderState {
   readonly counts: readonly number[]
 }
 
+/** Says which sample comes next, for ever. */
+export interface Order {
+  /** Samples chosen so far. */
+  readonly position: number
+  readonly state: OrderState
+  restore(state: OrderState): void
+  /** The next sample: its group, and its index in the group. */
+  next(): { group: number; index: number }
+}
+
 /**
  * An endless order over several groups of samples.
  *
@@ -27,7 +37,7 @@ export interface OrderState {
  * 1980, "The chairman assignment problem"); a group's share is its size times its weight. Within a group every sample
  * comes once a pass, in a permutation that is new each pass.
  */
-export class SampleOrder {
+export class SampleOrder implements Order {
   readonly #groups: readonly OrderedGroup[]
   readonly #shares: readonly number[]
   readonly #options: OrderOptions
@@ -46,7 +56,6 @@ export class SampleOrder {
     this.#counts = groups.map(() => 0)
   }
 
-  /** Samples chosen so far. */
   get position(): number {
     return this.#position
   }
@@ -62,9 +71,10 @@ export class SampleOrder {
     })
   }
 
-  /** The next sample: its group, and its index in the group. */
   next(): { group: number; index: number } {
-    const group = this.#turns ? this.#nextInTurn() : this.#nextInSequence()
+    const group = this.#turns
+      ? nextInTurn(this.#shares, this.#counts, this.#position)
+      : this.#nextInSequence()
     const { size } = this.#groups[group]
     const count = this.#counts[group]++
     this.#position++
@@ -72,27 +82,6 @@ export class SampleOrder {
     const index = count % size
     if (!this.#options.shuffle) return { group, index }
     return { group, index: permute(index, size, mix(mix(this.#options.seed, group), pass)) }
-  }
-
-  /** Tijdeman's rule: of those not ahead of their share, the one whose next turn must come first. */
-  #nextInTurn(): number {
-    const active = this.#shares.filter((share) => share > 0).length
-    if (active === 1) return this.#shares.findIndex((share) => share > 0)
-    const slack = 1 / (2 * active - 2)
-    const turn = this.#position + 1
-    let best = -1
-    let earliest = Infinity
-    this.#shares.forEach((share, group) => {
-      if (share === 0) return
-      const behind = turn * share - this.#counts[group]
-      const deadline = (1 - slack - behind) / share
-      // A rounding error must not leave nobody eligible.
-      if (behind >= slack - 1e-9 && deadline < earliest) {
-        earliest = deadline
-        best = group
-      }
-    })
-    return best
   }
 
   #nextInSequence(): number {
@@ -104,6 +93,36 @@ export class SampleOrder {
       return false
     })
   }
+}
+
+/**
+ * Whose turn it is after `position` turns, so that all counts stay within one of their shares. Tijdeman's rule: of those
+ * not ahead of their share, the one whose next turn must come first.
+ *
+ * @param shares sum to 1; those of 0 have no turn
+ */
+export function nextInTurn(
+  shares: readonly number[],
+  counts: readonly number[],
+  position: number,
+): number {
+  const active = shares.filter((share) => share > 0).length
+  if (active === 1) return shares.findIndex((share) => share > 0)
+  const slack = 1 / (2 * active - 2)
+  const turn = position + 1
+  let best = -1
+  let earliest = Infinity
+  shares.forEach((share, group) => {
+    if (share === 0) return
+    const behind = turn * share - counts[group]
+    const deadline = (1 - slack - behind) / share
+    // A rounding error must not leave nobody eligible.
+    if (behind >= slack - 1e-9 && deadline < earliest) {
+      earliest = deadline
+      best = group
+    }
+  })
+  return best
 }
 
 const rounds = 6

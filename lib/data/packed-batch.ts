@@ -27,6 +27,8 @@ export interface PackedBatch {
   readonly labels: Int32Array
   /** [L]: index into disciplineNames */
   readonly labelDiscipline: Int32Array
+  /** [L]: what a trained token counts in the loss; absent: 1 */
+  readonly labelWeight?: Float32Array
   readonly disciplineNames: readonly string[]
 }
 

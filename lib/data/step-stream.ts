@@ -1,6 +1,6 @@
 import { DataError } from '../errors.js'
 import type { CorpusGroup } from './corpus.js'
-import { type OrderState, SampleOrder } from './order.js'
+import { type Order, type OrderState, SampleOrder } from './order.js'
 import { packBatch, type StepPlan } from './packed-batch.js'
 
 export interface BatchOptions {
@@ -18,9 +18,11 @@ export interface StepStreamOptions {
   readonly seed: number
   /** The last step holds what is left of so many epochs; default: the stream has no end. */
   readonly epochs?: number
+  /** Which sample comes when, anew from the first; default: the groups by their sizes and weights. */
+  readonly order?: () => Order
 }
 
-const defaultSize = 8
+export const defaultSize = 8
 const stepsBetweenPauses = 64
 
 interface Chosen {
@@ -34,12 +36,17 @@ export interface CorpusStep extends StepPlan {
   readonly samples: readonly { readonly file: string; readonly line: number }[]
 }
 
+/** Where a stream stands. Small, and JSON. */
+export interface StepStreamState extends OrderState {
+  readonly waiting: Chosen | null
+}
+
 /** The stream of a run's optimiser steps. What comes next depends on the state alone. */
 export class StepStream {
   readonly #groups: readonly CorpusGroup[]
   readonly #disciplineNames: readonly string[]
   readonly #options: StepStreamOptions
-  readonly #order: SampleOrder
+  readonly #order: Order
   /** Samples of the whole run. */
   readonly #end: number
   /** Chosen but not yet used, because it did not fit in the last micro-batch. */
@@ -53,17 +60,17 @@ export class StepStream {
     this.#groups = groups
     this.#disciplineNames = disciplineNames
     this.#options = options
-    this.#order = orderOf(groups, options)
+    this.#order = options.order?.() ?? orderOf(groups, options)
     const { epochs = Infinity } = options
     this.#end = Math.max(1, Math.round(epochs * samplesPerEpoch(groups)))
   }
 
   /** Where the next step begins. */
-  get state(): OrderState & { readonly waiting: Chosen | null } {
+  get state(): StepStreamState {
     return { ...this.#order.state, waiting: this.#waiting }
   }
 
-  restore(state: OrderState & { readonly waiting: Chosen | null }): void {
+  restore(state: StepStreamState): void {
     this.#order.restore(state)
     this.#waiting = state.waiting
   }
@@ -104,6 +111,25 @@ export class StepStream {
       if (step % stepsBetweenPauses === 0) await new Promise((resolve) => setImmediate(resolve))
     }
     return await this.#read(largest)
+  }
+
+  /** A step of one micro-batch that no order fills with more tokens, unless it draws a sample twice. */
+  async fullestStep(): Promise<CorpusStep> {
+    const { size = defaultSize, maxTokens } = this.#options.batch
+    const samples: Chosen[] = this.#groups.flatMap(({ store }, group) =>
+      Array.from({ length: store.size }, (_, index) => ({ group, index, sampleIndex: 0 })),
+    )
+    const lengthOf = ({ group, index }: Chosen) => this.#groups[group].store.length(index)
+    samples.sort((a, b) => lengthOf(b) - lengthOf(a))
+    if (maxTokens === undefined) return await this.#read([samples.slice(0, size)])
+    const batch = samples.slice(0, 1)
+    let tokens = lengthOf(samples[0])
+    for (const sample of samples.slice(1)) {
+      if (tokens + lengthOf(sample) > maxTokens) continue
+      batch.push(sample)
+      tokens += lengthOf(sample)
+    }
+    return await this.#read([batch])
   }
 
   #tokensOf(batch: readonly Chosen[]): number {
