@@ -45,6 +45,7 @@ export async function openCorpus(
     onBadRecord: data.onBadRecord,
     chatTemplate: data.chatTemplate,
     labels: data.labels,
+    traits: sources === data.train && data.mixing !== undefined,
     signal,
   })
   if (corpus.numBadRecords > 0) {

@@ -1,4 +1,5 @@
 import type { Corpus, CorpusStep, StepStream } from '../data/index.js'
+import { ConfigError } from '../errors.js'
 import type { Model } from '../model.js'
 import { openCorpus } from './inputs.js'
 import type { TrainConfig } from './options.js'
@@ -23,6 +24,7 @@ export async function openLanes(
   names: readonly string[],
   options: Pick<RunOptions, 'signal' | 'onMessage'>,
 ): Promise<Lane[]> {
+  refuseMixing(config)
   const lanes: Lane[] = []
   try {
     for (const name of names) lanes.push(await openLane(model, config, name, options))
@@ -31,6 +33,16 @@ export async function openLanes(
     await closeLanes(lanes)
     throw error
   }
+}
+
+/** @throws ConfigError */
+function refuseMixing({ data: { mixing }, difficulty }: TrainConfig): void {
+  const key = mixing ? 'data.mixing' : difficulty ? 'difficulty' : null
+  if (key === null) return
+  throw new ConfigError(
+    `${key} does not go with training side by side, where each discipline has a run of its own`,
+    { details: { key } },
+  )
 }
 
 export async function closeLanes(lanes: readonly Lane[]): Promise<void> {

@@ -74,7 +74,10 @@ export async function planMemory(
     seed: config.seed,
     epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
   })
-  const step = await stream.largestStep(config.steps ?? (await stream.stepsFor(config.epochs ?? 1)))
+  // What a mixing draws is not known without the model, so the worst that it could.
+  const step = config.data.mixing
+    ? await stream.fullestStep()
+    : await stream.largestStep(config.steps ?? (await stream.stepsFor(config.epochs ?? 1)))
   let validation: PackedBatch | null = null
   if (config.data.validation.length > 0) {
     await using held = await open(config.data.validation)

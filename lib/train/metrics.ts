@@ -18,6 +18,8 @@ export interface StepMetrics {
   readonly tokens: number
   readonly tokensPerSecond: number
   readonly lossByDiscipline: Readonly<Record<string, number | null>>
+  /** Passes over each discipline's unique samples so far; only with `data.mixing`. */
+  readonly epochs?: Readonly<Record<string, number>>
   /** Only where there are routers. */
   readonly routing?: RoutingMetrics
   /** Present and true if nothing was updated, because the loss or a gradient was not finite. */

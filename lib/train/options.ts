@@ -1,6 +1,7 @@
 import { z } from 'zod'
 import { ConfigError } from '../errors.js'
 import { methodSchema } from './method.js'
+import { mixingSchema } from './mixing-options.js'
 
 /** The schema of a training run: the YAML file's keys are the library's options. */
 
@@ -13,20 +14,34 @@ const sourceSchema = z.strictObject({
   weight: positive.default(1),
 })
 
-const dataSchema = z.strictObject({
-  train: z.array(sourceSchema).min(1),
-  validation: z.array(sourceSchema).default([]),
-  shuffle: z.boolean().default(true),
-  /** Longest sample in tokens; default: the model's. */
-  maxLength: wholeNumber(2).optional(),
-  /** What to do with a sample that is too long. */
-  onTooLong: z.enum(['skip', 'truncate']).default('skip'),
-  /** Which assistant turns of a chat are trained. */
-  labels: z.enum(['all', 'last']).default('all'),
-  /** Render prompt-completion records through the model's chat template. */
-  chatTemplate: z.boolean().default(false),
-  onBadRecord: z.enum(['skip', 'error']).default('error'),
-})
+const dataSchema = z
+  .strictObject({
+    train: z.array(sourceSchema).min(1),
+    validation: z.array(sourceSchema).default([]),
+    shuffle: z.boolean().default(true),
+    /** How disciplines share the run; default: by their samples and the sources' weights. */
+    mixing: mixingSchema.optional(),
+    /** Longest sample in tokens; default: the model's. */
+    maxLength: wholeNumber(2).optional(),
+    /** What to do with a sample that is too long. */
+    onTooLong: z.enum(['skip', 'truncate']).default('skip'),
+    /** Which assistant turns of a chat are trained. */
+    labels: z.enum(['all', 'last']).default('all'),
+    /** Render prompt-completion records through the model's chat template. */
+    chatTemplate: z.boolean().default(false),
+    onBadRecord: z.enum(['skip', 'error']).default('error'),
+  })
+  .refine(({ mixing, shuffle }) => mixing === undefined || shuffle, {
+    path: ['shuffle'],
+    error: 'data.mixing shuffles, so shuffle must be true',
+  })
+  .refine(
+    ({ mixing, train }) => mixing === undefined || train.every(({ weight }) => weight === 1),
+    {
+      path: ['mixing'],
+      error: 'mixing decides the shares, so no source may have a weight',
+    },
+  )
 
 const optimizerSchema = z.strictObject({
   learningRate: positive.default(2e-4),
@@ -79,6 +94,8 @@ export const trainSchema = z
     epochs: z.number().positive().max(1e6).optional(),
     checkpoint: checkpointSchema.prefault({}),
     evaluation: evaluationSchema.prefault({}),
+    /** Samples count by how hard they are for the model at the time (VL-Cogito's weights): one more forward pass a step. */
+    difficulty: z.enum(['easy', 'medium', 'hard', 'progressive']).optional(),
     /** bf16: both operands of the big products are rounded, sums are float32. */
     dtype: z.enum(['f32', 'bf16']).default('f32'),
     /** Recompute activations in the backward pass: less memory, about a third more time. */

@@ -29,6 +29,7 @@ export interface OpenOptions {
 const descriptionName = 'run.json'
 const lockName = '.lock'
 export const metricsName = 'metrics.jsonl'
+export const mixingName = 'mixing.json'
 const checkpointPattern = /^step-(0|[1-9]\d{0,15})$/
 const descriptionCap = 16 << 20
 
@@ -138,10 +139,15 @@ export class RunFolder {
    */
   async begin(description: RunDescription): Promise<void> {
     if (this.saved !== null) compareRun(this.saved, description)
-    const path = this.file(descriptionName)
+    await this.writeJson(descriptionName, description)
+  }
+
+  /** Writes a file of the folder: at every instant it is as before, or whole. @throws CheckpointError */
+  async writeJson(name: string, value: Json): Promise<void> {
+    const path = this.file(name)
     const partial = unfinishedPath(path, 'partial')
     try {
-      await this.fileSystem.writeFile(partial, `${JSON.stringify(description, null, 2)}\n`)
+      await this.fileSystem.writeFile(partial, `${JSON.stringify(value, null, 2)}\n`)
       await this.fileSystem.sync(partial)
       await this.fileSystem.rename(partial, path)
       await this.fileSystem.sync(this.path)
@@ -249,6 +255,7 @@ function isOfRun(name: string, outputs: readonly string[]): boolean {
   return (
     name === descriptionName ||
     name === metricsName ||
+    name === mixingName ||
     checkpointPattern.test(name) ||
     outputs.includes(name)
   )

@@ -1,13 +1,16 @@
 import { join } from 'node:path'
 import type { Adapter } from '../adapters/adapter.js'
 import { saveAdapter } from '../adapters/peft.js'
-import type { Corpus, CorpusStep } from '../data/index.js'
+import type { Corpus, CorpusStep, StepStreamState } from '../data/index.js'
 import { AbortedError } from '../errors.js'
 import { saveModel } from '../merge/save-model.js'
 import type { Model } from '../model.js'
 import { findCheckpoint, saveCheckpoint } from './checkpoint.js'
+import { stageOf, weighByDifficulty } from './difficulty.js'
 import { openAdapter, openCorpus, openModel } from './inputs.js'
 import { finiteOrNull, MetricsFile, stepMetrics } from './metrics.js'
+import { MixedRun } from './mixed-run.js'
+import { dependsOnLength, mixesDisciplines, plannedDraws } from './mixing.js'
 import type { TrainConfig } from './options.js'
 import { type Json, metricsName, openRunFolder, type RunFolder, withWayOn } from './run-folder.js'
 import { runSideBySide } from './run-side-by-side.js'
@@ -62,7 +65,7 @@ interface RunState {
   readonly totalTokens: number
   readonly skippedInRow: number
   readonly lastLoss: number | null
-  readonly stream: Json
+  readonly stream: StepStreamState
   readonly bestLoss: number | null
   readonly sinceBest: number
 }
@@ -88,18 +91,30 @@ export async function runTraining(
     config.data.validation.length > 0
       ? await openCorpus(config, config.data.validation, model, options)
       : null
-  await folder.begin({
-    ...(config as unknown as Record<string, Json>),
-    baseModel: await modelFingerprint(config.model),
-    corpus: training.fingerprint,
-    validationCorpus: validation?.fingerprint ?? null,
-  })
+  const begin = async () => {
+    await folder.begin({
+      ...(config as unknown as Record<string, Json>),
+      baseModel: await modelFingerprint(config.model),
+      corpus: training.fingerprint,
+      validationCorpus: validation?.fingerprint ?? null,
+      ...(mixesDisciplines(config) && dependsOnLength(config.data.mixing)
+        ? { plannedDraws: plannedDraws(config, training) }
+        : {}),
+    })
+  }
+  // A run that goes on must be the same run; a new one is written down when it is known that it can be done.
+  if (folder.saved) await begin()
+  const mixing = mixesDisciplines(config)
+    ? await MixedRun.open(folder, config, training, model, options)
+    : null
+  if (!folder.saved) await begin()
+  await mixing?.save()
   const trainer = new Trainer(model.decoder, adapter, {
     ...config.optimizer,
     checkpointing: config.activationCheckpointing,
   })
   try {
-    const run = new Run(config, options, folder, model, trainer, training, validation)
+    const run = new Run(config, options, folder, model, trainer, training, validation, mixing)
     return await run.go()
   } finally {
     trainer.dispose()
@@ -115,6 +130,7 @@ class Run {
   readonly #validation: Corpus | null
   readonly #training: Corpus
   readonly #skipped: SkippedSteps
+  readonly #mixing: MixedRun | null
   readonly #stream: ReturnType<Corpus['steps']>
   #step = 0
   /** The step of the newest checkpoint. */
@@ -132,6 +148,7 @@ class Run {
     trainer: Trainer,
     training: Corpus,
     validation: Corpus | null,
+    mixing: MixedRun | null,
   ) {
     this.#config = config
     this.#options = options
@@ -140,12 +157,14 @@ class Run {
     this.#trainer = trainer
     this.#training = training
     this.#validation = validation
+    this.#mixing = mixing
     this.#skipped = new SkippedSteps(options.onMessage)
     this.#stream = training.steps({
       batch: config.batch,
       shuffle: config.data.shuffle,
       seed: config.seed,
       epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
+      order: mixing ? () => mixing.order() : undefined,
     })
   }
 
@@ -180,16 +199,18 @@ class Run {
     while (upcoming) {
       const started = performance.now()
       // Where a resumed run must go on from, if this step is the last one saved.
-      const { plan, stateAfter } = await upcoming
+      const { plan: read, stateAfter } = await upcoming
       const step = this.#step + 1
       const factor = scheduleFactor(schedule, step, totalSteps)
+      const plan = await this.#weigh(read, step, totalSteps)
       const running = this.#trainer.step(plan, step, factor)
       upcoming = this.#read(step, totalSteps)
       const report = await running
       this.#step = step
       this.#totalTokens += report.tokens
       this.#lastLoss = report.loss
-      await this.#report(report, totalSteps, (performance.now() - started) / 1000, metrics)
+      const seconds = (performance.now() - started) / 1000
+      await this.#report(report, totalSteps, seconds, stateAfter, metrics)
       this.#skipped.count(report, plan.samples)
       const isLast = step === totalSteps
       let stop = false
@@ -200,6 +221,7 @@ class Run {
       const aborted = this.#options.signal?.aborted ?? false
       if (isLast || stop || aborted || step % checkpoint.every === 0)
         await this.#save(stateAfter, metrics)
+      if (isLast || stop || aborted) await this.#mixing?.saveRealised(stateAfter)
       if (stop) {
         this.#options.onMessage?.(
           `stopped after step ${step}: the validation loss has not fallen for ${evaluation.patience} evaluations`,
@@ -218,11 +240,14 @@ class Run {
   }
 
   /** The samples of the step after `step`, and where the stream stands then; null after the last. */
-  #read(step: number, totalSteps: number): Promise<{ plan: CorpusStep; stateAfter: Json }> | null {
+  #read(
+    step: number,
+    totalSteps: number,
+  ): Promise<{ plan: CorpusStep; stateAfter: StepStreamState }> | null {
     if (step >= totalSteps) return null
     const next = this.#stream.next()
     // The choice is made before the first await, so the state is that after this step.
-    const stateAfter = this.#stream.state as unknown as Json
+    const stateAfter = this.#stream.state
     const read = next.then((plan) => ({ plan, stateAfter }))
     // A failure waits until its step's turn has come.
     read.catch(() => undefined)
@@ -233,16 +258,27 @@ class Run {
     report: StepReport,
     totalSteps: number,
     seconds: number,
+    stateAfter: StepStreamState,
     metrics: MetricsFile,
   ): Promise<void> {
     const tokensPerSecond = report.tokens / seconds
-    await metrics.append(stepMetrics(report, this.#totalTokens, tokensPerSecond))
+    await metrics.append({
+      ...stepMetrics(report, this.#totalTokens, tokensPerSecond),
+      ...(this.#mixing ? { epochs: this.#mixing.epochs(stateAfter) } : {}),
+    })
     this.#options.onStep?.({
       ...report,
       totalSteps,
       totalTokens: this.#totalTokens,
       tokensPerSecond,
     })
+  }
+
+  async #weigh(plan: CorpusStep, step: number, totalSteps: number): Promise<CorpusStep> {
+    const { difficulty } = this.#config
+    if (difficulty === undefined) return plan
+    const stage = stageOf(difficulty, step, totalSteps)
+    return await weighByDifficulty(this.#model.decoder, this.#trainer.adapter, plan, stage)
   }
 
   async #evaluate(metrics: MetricsFile): Promise<ValidationLoss> {
@@ -272,7 +308,7 @@ class Run {
     return patience !== undefined && this.#sinceBest >= patience
   }
 
-  async #save(stream: Json, metrics: MetricsFile): Promise<void> {
+  async #save(stream: StepStreamState, metrics: MetricsFile): Promise<void> {
     const state: RunState = {
       updates: this.#trainer.optimizer.updates,
       totalTokens: this.#totalTokens,
@@ -313,7 +349,7 @@ class Run {
     this.#lastLoss = state.lastLoss ?? NaN
     this.#bestLoss = state.bestLoss ?? Infinity
     this.#sinceBest = state.sinceBest
-    this.#stream.restore(state.stream as never)
+    this.#stream.restore(state.stream)
   }
 
   get #keepsBest(): boolean {

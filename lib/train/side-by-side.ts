@@ -141,7 +141,11 @@ export class SideBySideTrainer {
       // A float32 product with 1: what a row counts has the bits that it has alone.
       const rowWeight = new Float32Array(batch.labels.length)
       parts.forEach(({ labelBegin, labelEnd }, k) => {
-        rowWeight.fill(1 / steps[k].plan.trainedTokens, labelBegin, labelEnd)
+        const scale = 1 / steps[k].plan.trainedTokens
+        rowWeight.fill(scale, labelBegin, labelEnd)
+        own[k].labelWeight?.forEach((weight, i) => {
+          rowWeight[labelBegin + i] = Math.fround(weight * scale)
+        })
       })
       const source = new SideBySide(
         steps.map(({ lane }, k) => ({

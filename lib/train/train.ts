@@ -1,6 +1,10 @@
+import { MixedOrder } from '../data/balance/mixed-order.js'
+import { Pool } from '../data/balance/pool.js'
 import { Corpus } from '../data/index.js'
 import { AbortedError } from '../errors.js'
 import type { Model } from '../model.js'
+import { stageOf, weighByDifficulty } from './difficulty.js'
+import { mixesDisciplines, mixRun } from './mixing.js'
 import { parseTrainConfig, type TrainConfigInput } from './options.js'
 import { scheduleFactor } from './schedule.js'
 import { SkippedSteps } from './skipped-steps.js'
@@ -48,14 +52,20 @@ export async function train(model: Model, options: TrainOptions): Promise<{ step
     ...config.data,
     tokenizer: model.tokenizer,
     maxLength: Math.min(config.data.maxLength ?? Infinity, model.config.maxPositions),
+    traits: config.data.mixing !== undefined,
     signal,
   })
   for (const { file, line, reason } of corpus.badRecords) onMessage?.(`${file}:${line}: ${reason}`)
+  const mixing = mixesDisciplines(config)
+    ? await mixRun(config, corpus, model, { signal, onMessage })
+    : null
+  const pools = Pool.all(corpus)
   const stream = corpus.steps({
     batch: config.batch,
     shuffle: config.data.shuffle,
     seed: config.seed,
     epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
+    order: mixing ? () => new MixedOrder(pools, mixing.plan, config.seed) : undefined,
   })
   const totalSteps = config.steps ?? (await stream.stepsFor(config.epochs ?? 1))
   const trainer = new Trainer(model.decoder, model.adapter, {
@@ -76,7 +86,15 @@ export async function train(model: Model, options: TrainOptions): Promise<{ step
         throw new AbortedError(`training stopped before step ${step}`, { cause: signal.reason })
       const plan = await upcoming
       const factor = scheduleFactor(config.schedule, step, totalSteps)
-      const running = trainer.step(plan, step, factor)
+      const weighed = config.difficulty
+        ? await weighByDifficulty(
+            model.decoder,
+            model.adapter,
+            plan,
+            stageOf(config.difficulty, step, totalSteps),
+          )
+        : plan
+      const running = trainer.step(weighed, step, factor)
       if (step < totalSteps) upcoming = read()
       const report = await running
       skipped.count(report, plan.samples)

@@ -13,7 +13,7 @@ import { type MicroBatchOptions, trainMicroBatch } from './step.js'
 export interface StepReport {
   /** From 1. */
   readonly step: number
-  /** Mean loss in nats over the step's trained tokens, before the update. */
+  /** Mean loss in nats over the step's trained tokens, before the update; weights of tokens do not count in it. */
   readonly loss: number
   /** The same by discipline, for the disciplines that were in the step. */
   readonly lossByDiscipline: Readonly<Record<string, number>>
@@ -30,7 +30,10 @@ export interface StepReport {
   readonly routing?: RoutingReport
 }
 
-export interface TrainerOptions extends AdamWOptions, MicroBatchOptions {}
+export interface TrainerOptions extends AdamWOptions, MicroBatchOptions {
+  /** Called in every step with the loss of each trained token in nats, in the order of the micro-batches. */
+  onLosses?: (losses: Float32Array) => void
+}
 
 /** Trains an adapter, or all weights of a model, one optimiser step at a time. */
 export class Trainer {
@@ -59,7 +62,7 @@ export class Trainer {
     return this.optimizer.numParameters
   }
 
-  /** One update from all micro-batches of a plan; the loss is normalised by the trained tokens of them all. */
+  /** One update from all micro-batches of a plan; the loss is normalised by the trained tokens of them all, whatever they count. */
   async step(plan: StepPlan, step: number, factor: number): Promise<StepReport> {
     const { decoder } = this
     const { device } = decoder
@@ -77,6 +80,7 @@ export class Trainer {
           step: this.#step,
           lossScale: this.#lossScale,
           routerScale: this.#routerScale,
+          rowWeight: batch.labelWeight,
         }
         try {
           trainMicroBatch(decoder, this.adapter, batch, inputs, part, this.#options)
@@ -95,6 +99,7 @@ export class Trainer {
         reading,
         routing,
       ])
+      this.#options.onLosses?.(values)
       const sums = new LossSums()
       let read = 0
       for (const batch of plan.batches) {

@@ -25,7 +25,7 @@ export async function validationLoss(
   const sums = new LossSums()
   for await (const batch of batches) {
     signal?.throwIfAborted()
-    const loss = scope(() => batchLoss(decoder, adapter, batch))
+    const loss = tokenLosses(decoder, adapter, batch)
     try {
       sums.add(batch, await loss.readFloats())
     } finally {
@@ -33,6 +33,15 @@ export async function validationLoss(
     }
   }
   return sums.means()
+}
+
+/** The loss of each labelled row in nats, without dropout: f32 [L]. */
+export function tokenLosses(
+  decoder: Decoder,
+  adapter: LowRankSource | null,
+  batch: PackedBatch,
+): Tensor {
+  return scope(() => batchLoss(decoder, adapter, batch))
 }
 
 function batchLoss(decoder: Decoder, adapter: LowRankSource | null, batch: PackedBatch): Tensor {

@@ -1,0 +1,139 @@
+import { NgramEmbedder } from '../data/balance/embedding.js'
+import { ModelEmbedder } from '../data/balance/model-embedding.js'
+import {
+  type MixingOptions,
+  type MixingPlan,
+  planMixing,
+  type PlanOptions,
+} from '../data/balance/plan.js'
+import type { Corpus } from '../data/index.js'
+import { defaultSize } from '../data/step-stream.js'
+import type { Device } from '../device.js'
+import type { Decoder } from '../models/index.js'
+import { learnWeights, type LearnedWeights } from './doremi.js'
+import type { Mixing } from './mixing-options.js'
+import type { TrainConfig } from './options.js'
+import { orderByTransfer, readTransfer } from './task-order.js'
+
+/** A configuration with `data.mixing`. */
+export type MixedConfig = TrainConfig & { readonly data: { readonly mixing: Mixing } }
+
+export function mixesDisciplines(config: TrainConfig): config is MixedConfig {
+  return config.data.mixing !== undefined
+}
+
+/** How a run mixes its disciplines, and what it cost to decide. */
+export interface RunMixing {
+  readonly plan: MixingPlan
+  /** What DoReMi's reference and proxy did; null for other kinds. */
+  readonly learned: LearnedWeights | null
+}
+
+/** Where a plan is computed. */
+export interface MixingModel {
+  readonly device: Device
+  /** Null where nothing is asked of it; see {@link needsModel}. */
+  readonly decoder: Decoder | null
+}
+
+/** Whether a plan is made by running the model. */
+export function needsModel(mixing: Mixing): boolean {
+  return mixing.kind === 'doremi' || (needsEmbedding(mixing) && mixing.embedding === 'model')
+}
+
+function needsEmbedding(mixing: Mixing): mixing is Extract<Mixing, { embedding: unknown }> {
+  return mixing.kind === 'diverse' || ('caps' in mixing && mixing.caps === 'diversity')
+}
+
+export interface MixOptions {
+  readonly signal?: AbortSignal
+  readonly onMessage?: (message: string) => void
+  /** Samples embedded so far. */
+  readonly onProgress?: (done: number, total: number) => void
+}
+
+/**
+ * The plan that `data.mixing` asks for.
+ *
+ * @param corpus the training corpus, opened with `traits`
+ * @throws ConfigError, DataError, AbortedError
+ */
+export async function mixRun(
+  config: MixedConfig,
+  corpus: Corpus,
+  model: MixingModel,
+  options: MixOptions,
+): Promise<RunMixing> {
+  const { mixing } = config.data
+  const learned =
+    mixing.kind === 'doremi'
+      ? await learnWeights({ ...options, config, mixing, corpus, decoder: model.decoder! })
+      : null
+  const plan = await planMixing(corpus, {
+    ...(await mixingOptions(mixing, learned)),
+    budget: plannedDraws(config, corpus),
+    seed: config.seed,
+    embedding: embeddingOf(mixing, model),
+    signal: options.signal,
+    onProgress: options.onProgress,
+  })
+  return { plan, learned }
+}
+
+async function mixingOptions(
+  mixing: Mixing,
+  learned: LearnedWeights | null,
+): Promise<MixingOptions> {
+  const free = { temperature: Infinity, caps: null, selection: null, sequence: null }
+  switch (mixing.kind) {
+    case 'proportional':
+      return { ...free, temperature: 1 }
+    case 'temperature':
+      return { ...free, temperature: mixing.temperature }
+    case 'equal':
+      return free
+    case 'unimax':
+    case 'diverse': {
+      const { temperature = Infinity, maxEpochs } = mixing
+      const by = mixing.kind === 'unimax' ? mixing.caps : 'diversity'
+      const selection = mixing.kind === 'diverse' ? { beta: mixing.beta } : null
+      return { ...free, temperature, caps: { maxEpochs, by }, selection }
+    }
+    case 'doremi': {
+      const { maxEpochs, caps } = mixing
+      return { ...free, weights: learned!.weights, caps: { maxEpochs, by: caps } }
+    }
+    case 'sequence':
+      return {
+        ...free,
+        temperature: 1,
+        sequence: mixing.order ?? orderByTransfer(await readTransfer(mixing.transfer!)),
+      }
+  }
+}
+
+function embeddingOf(mixing: Mixing, { decoder, device }: MixingModel): PlanOptions['embedding'] {
+  if (!needsEmbedding(mixing)) return null
+  const embedder = mixing.embedding === 'model' ? new ModelEmbedder(decoder!) : new NgramEmbedder()
+  return { embedder, device }
+}
+
+/** Whether a plan holds for one length of the run only. */
+export function dependsOnLength({ kind }: Mixing): boolean {
+  return kind === 'unimax' || kind === 'diverse' || kind === 'doremi' || kind === 'sequence'
+}
+
+/** What the run draws: so many samples, or where batches are made by tokens, at most so many tokens. */
+export function plannedDraws(
+  { steps, epochs = 1, batch }: Pick<TrainConfig, 'steps' | 'epochs' | 'batch'>,
+  corpus: Corpus,
+): PlanOptions['budget'] {
+  if (steps === undefined) return { samples: Math.max(1, Math.round(epochs * corpus.numSamples)) }
+  const { size = defaultSize, accumulation, maxTokens } = batch
+  if (maxTokens === undefined) return { samples: steps * accumulation * size }
+  // A sample that is longer than maxTokens has a micro-batch of its own.
+  let longest = 0
+  for (const { store } of corpus.groups)
+    for (let i = 0; i < store.size; i++) longest = Math.max(longest, store.length(i))
+  return { tokens: steps * accumulation * Math.max(maxTokens, longest) }
+}
