@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { Command } from 'commander'
 import { version } from '../version.js'
+import { balanceCommand } from './balance.js'
 import { describeCommand } from './describe.js'
 import { doctorCommand } from './doctor.js'
 import { evaluateCommand } from './evaluate.js'
@@ -13,6 +14,7 @@ import { trainCommand } from './train.js'
 
 const commands = [
   trainCommand,
+  balanceCommand,
   evaluateCommand,
   generateCommand,
   mergeCommand,

@@ -1,13 +1,19 @@
 import { Command } from 'commander'
 import { ConfigError } from '../errors.js'
-import { parseTrainConfig } from '../train/options.js'
-import { type RunPlan, type RunStepReport, runTraining } from '../train/run.js'
+import { parseTrainConfig, type TrainConfig } from '../train/options.js'
+import {
+  type RunOptions,
+  type RunPlan,
+  type RunResult,
+  type RunStepReport,
+  runTraining,
+} from '../train/run.js'
 import { applyOverrides, type Override, parseOverride, readYaml } from './config-file.js'
 import { Interrupt } from './interrupt.js'
 import { numberFrom, repeated, wholeNumber } from './options.js'
 import { Progress } from './progress.js'
 
-interface TrainFlags {
+export interface TrainFlags {
   readonly config?: string
   readonly resume?: boolean
   readonly set?: readonly string[]
@@ -29,11 +35,19 @@ const keys: Readonly<Record<string, string>> = {
 }
 
 export function trainCommand(): Command {
-  return new Command('train')
+  const command = new Command('train')
     .summary('fine-tune a model as a YAML file says')
     .description(
       'Fine-tune a model as a YAML file says. The keys of the file are the options of the library; flags override them.',
     )
+  return addTrainOptions(command).action(async (file: string | undefined, flags: TrainFlags) => {
+    await trainAs('train', parseTrainConfig, file, flags, runTraining)
+  })
+}
+
+/** The options of every command that trains. */
+export function addTrainOptions(command: Command): Command {
+  return command
     .argument('[file]', 'the YAML file')
     .option('--config <file>', 'the same')
     .option('--resume', 'continue the run that the output folder holds')
@@ -48,16 +62,32 @@ export function trainCommand(): Command {
     .option('--dtype <dtype>', 'overrides dtype: f32 or bf16')
     .option('--device <kind>', 'overrides device')
     .option('--threads <n>', 'overrides threads', wholeNumber(1, 1024))
-    .action(async (file: string | undefined, flags: TrainFlags) => {
-      await train(file, flags)
-    })
 }
 
-async function train(argument: string | undefined, flags: TrainFlags): Promise<void> {
+type Parse<C extends TrainConfig> = (value: unknown, file: string) => C
+
+/** The configuration that a command was given, flags included. */
+export async function readConfiguration<C extends TrainConfig>(
+  name: string,
+  parse: Parse<C>,
+  argument: string | undefined,
+  flags: TrainFlags,
+): Promise<C> {
   const file = argument ?? flags.config
   if (file === undefined || (argument !== undefined && flags.config !== undefined))
-    throw new ConfigError('train takes one YAML file, such as: polylora train run.yaml')
-  const config = parseTrainConfig(withFlags(await readYaml(file), flags), file)
+    throw new ConfigError(`${name} takes one YAML file, such as: polylora ${name} run.yaml`)
+  return parse(withFlags(await readYaml(file), flags), file)
+}
+
+/** Trains with progress on a terminal, and saves at the first Ctrl-C. */
+export async function trainAs<C extends TrainConfig>(
+  name: string,
+  parse: Parse<C>,
+  argument: string | undefined,
+  flags: TrainFlags,
+  run: (config: C, options: RunOptions) => Promise<RunResult>,
+): Promise<void> {
+  const config = await readConfiguration(name, parse, argument, flags)
   const progress = new Progress('step')
   const say = (text: string) => {
     progress.message(text)
@@ -66,7 +96,7 @@ async function train(argument: string | undefined, flags: TrainFlags): Promise<v
     say(`${signal}: finishing the step and saving; a second one quits at once`)
   })
   try {
-    const result = await runTraining(config, {
+    const result = await run(config, {
       resume: flags.resume ?? false,
       signal: interrupt.signal,
       onStart: (plan) => {
