@@ -4,6 +4,7 @@ import { ConfigError } from '../errors.js'
 import { Model } from '../model.js'
 import { readConfig } from '../models/index.js'
 import { Tokenizer } from '../text/index.js'
+import { openCorpus } from '../train/inputs.js'
 import {
   type MixedConfig,
   mixesDisciplines,
@@ -14,7 +15,6 @@ import {
   type RunMixing,
 } from '../train/mixing.js'
 import { parseTrainConfig } from '../train/options.js'
-import { openCorpus } from '../train/inputs.js'
 import { runTraining, type RunOptions, type RunResult } from '../train/run.js'
 
 /**
