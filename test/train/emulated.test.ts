@@ -92,5 +92,7 @@ describe("training on CUDA's kernels, emulated", () => {
   if (process.env.POLYLORA_FULL === '1')
     it('follows the CPU through five steps of the demo, at dtype bf16', follows('demo'))
   else
-    it('follows the CPU through five steps of the demo (skipped: takes a minute, POLYLORA_FULL=1)')
+    it(
+      'follows the CPU through five steps of the demo (skipped: half a minute, with POLYLORA_FULL=1)',
+    )
 })
