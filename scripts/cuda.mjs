@@ -64,7 +64,7 @@ export async function runEmulated(build, args, env = {}) {
     failed,
     skipped = 0,
   } = await runMocha(
-    ['--timeout', '120000', '-g', build === 'plain' ? tests.plain : tests.slow, ...args],
+    ['--timeout', '600000', '-g', build === 'plain' ? tests.plain : tests.slow, ...args],
     {
       env: { ...of, ...preload, ...env },
       quiet: true,

@@ -21,13 +21,10 @@ async function runNativeTests() {
   return totals
 }
 
-// Under the sanitizers: a reduction, products, and what the rest is made of. All of it: npm run test:cuda.
-const sanitizedSlice = ['rms-norm', 'linear', 'embedding'].map((name) => `test/ops/${name}.test.ts`)
-
-/** CUDA's kernels: what nvcc says, the programs of test/cuda, and the emulator's other builds. */
+/** CUDA's kernels: what nvcc says, the programs of test/cuda, and race mode; sanitizers: npm run test:cuda. */
 async function runCudaTests() {
   console.log('CUDA')
-  if (!(await buildEmulated())) {
+  if (!(await buildEmulated(['plain', 'race']))) {
     console.log('  - skipped, since it needs cmake')
     return [{ skipped: 1 }]
   }
@@ -37,7 +34,6 @@ async function runCudaTests() {
     ...(await runCudaPrograms('plain')),
     ...(await runCudaPrograms('race')),
     await runEmulated('race', ['test/ops/**/*.test.ts']),
-    await runEmulated('sanitized', sanitizedSlice),
   ]
 }
 
