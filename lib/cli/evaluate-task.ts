@@ -25,7 +25,17 @@ export async function runTask(
   flags: TaskFlags & AdapterFlags & DeviceFlags,
   name: string,
 ): Promise<void> {
-  const { data, output, adapter, discipline, chatTemplate, skipBadRecords, shots, shotsData, limit } = flags
+  const {
+    data,
+    output,
+    adapter,
+    discipline,
+    chatTemplate,
+    skipBadRecords,
+    shots,
+    shotsData,
+    limit,
+  } = flags
   if ((shots === undefined) !== (shotsData === undefined))
     throw new ConfigError('--shots and --shots-data go together')
   const task = /\.ya?ml$/i.test(name) ? ((await readYaml(name)) as TaskInput) : name
