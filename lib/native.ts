@@ -165,6 +165,8 @@ export interface NativeAddon {
    * @returns how often memory was taken since this was called last
    */
   injectAllocationFault(nth: number): number
+  /** For tests: bytes that the CPU devices of this process hold, in all threads, in use or not. */
+  heldBytes(): number
 }
 
 /** The addon throws plain errors with one of these codes. */

@@ -9,6 +9,7 @@ import { Worker } from 'node:worker_threads'
 import { describe, it } from 'mocha'
 import { backends, Device, openDevice } from '../lib/device.js'
 import { ArgumentError, DeviceError, DisposedError, OutOfMemoryError } from '../lib/errors.js'
+import { loadNative } from '../lib/native.js'
 import { Tensor } from '../lib/tensor.js'
 import { Weight } from '../lib/weight.js'
 
@@ -195,6 +196,7 @@ describe('device', () => {
       console.log('      skipped: Node runs without --expose-gc')
       this.skip()
     }
+    const held = loadNative().heldBytes()
     const threads = () =>
       Number(/Threads:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1])
     const before = threads()
@@ -212,6 +214,7 @@ describe('device', () => {
       await sleep(10)
     }
     assert.ok(threads() <= before, `${String(threads())} threads, ${String(before)} before`)
+    assert.ok(loadNative().heldBytes() <= held)
   })
 
   it('lets V8 know what forgotten tensors hold', async () => {
@@ -484,7 +487,8 @@ describe('worker threads', function () {
     assert.deepEqual(results, Array(3).fill([512, 0]))
   })
 
-  it('can be terminated while they work', async () => {
+  it('can be terminated while they work, and leave no bytes behind', async () => {
+    const held = loadNative().heldBytes()
     for (let round = 0; round < 6; ++round) {
       const worker = start(`work(20000)
         native.readTensor(y).catch(() => {})
@@ -495,6 +499,7 @@ describe('worker threads', function () {
       await once(worker, 'message')
       if (round > 1) await sleep(10 * round)
       await worker.terminate()
+      assert.ok(loadNative().heldBytes() <= held)
     }
     // This thread's devices are none the wiser.
     const device = Device.open('cpu', { threads: 1 })

@@ -43,6 +43,7 @@ constexpr Export kExports[] = {
     {"unlockFile", entry<unlock_file>},
     {"injectFileFault", entry<inject_file_fault>},
     {"injectAllocationFault", entry<inject_allocation_fault>},
+    {"heldBytes", entry<held_bytes>},
 };
 
 napi_value initialize(napi_env env, napi_value exports) {

@@ -176,4 +176,6 @@ napi_value inject_allocation_fault(Call& call) {
   return make_number(call.env, double(Heap::inject_fault(nth)));
 }
 
+napi_value held_bytes(Call& call) { return make_number(call.env, double(Heap::held())); }
+
 }  // namespace polylora::binding

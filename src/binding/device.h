@@ -52,5 +52,6 @@ napi_value synchronize(Call& call);
 napi_value profile(Call& call);
 napi_value trim(Call& call);
 napi_value inject_allocation_fault(Call& call);
+napi_value held_bytes(Call& call);
 
 }  // namespace polylora::binding

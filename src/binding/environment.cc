@@ -1,7 +1,6 @@
 #include "binding/environment.h"
 
 #include <algorithm>
-#include <system_error>
 
 #include "binding/call.h"
 #include "binding/device.h"
@@ -217,7 +216,7 @@ void Environment::close_stream(const pl_device_table* table, pl_stream* stream, 
           closer.done.store(true);
         });
         return;
-      } catch (const std::system_error&) {
+      } catch (...) {
         closers_.pop_back();
       }
     } catch (const std::bad_alloc&) {

@@ -17,7 +17,7 @@
 #include "cpu/instruction_set.h"
 #include "cpu/operations.h"
 #include "cpu/pool.h"
-#include "runtime/heap.h"
+#include "cpu/stream_heap.h"
 #include "runtime/limits.h"
 #include "runtime/owned_args.h"
 #include "runtime/queue.h"
@@ -36,7 +36,7 @@ struct Stream {
   const int threads;
   const InstructionSet instruction_set;
   Queue queue{kQueueCapacity};
-  Heap heap;
+  StreamHeap heap;
   std::unique_ptr<Pool> pool;  // made, used and destroyed on the stream's thread
   std::mutex weights_mutex;
   std::unordered_map<pl_weight*, void*> weights;  // and their memory
@@ -95,9 +95,9 @@ void push_always(Queue& queue, Body body) {
 }
 
 Stream::Stream(uint64_t budget, int threads, InstructionSet set)
-    : threads(threads), instruction_set(set), heap(budget, [this](void* base, size_t bytes) {
-        push_always(queue, [base, bytes] { unmap_memory(base, bytes); });
-      }) {}
+    : threads(threads),
+      instruction_set(set),
+      heap(budget, [this](std::function<void()> body) { push_always(queue, std::move(body)); }) {}
 
 // ---- Operations ------------------------------------------------------------------------------
 

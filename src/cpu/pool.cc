@@ -6,6 +6,8 @@
 #include <chrono>
 #include <new>
 
+#include "runtime/red_zone.h"
+
 namespace polylora::cpu {
 
 namespace {
@@ -20,17 +22,25 @@ inline void pause() {
 #endif
 }
 
+void unmap_scratch(const std::vector<Worker>& workers) {
+  for (const Worker& worker : workers) {
+    allow(worker.scratch, kScratchBytes + kRedZone);  // for whatever is mapped there next
+    munmap(worker.scratch, kScratchBytes + kRedZone);
+  }
+}
+
 }  // namespace
 
 Pool::Pool(int threads, InstructionSet set) : instruction_set_(set) {
   for (int i = 0; i < threads; ++i) {
-    void* scratch =
-        mmap(nullptr, kScratchBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* scratch = mmap(nullptr, kScratchBytes + kRedZone, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (scratch == MAP_FAILED) {
-      for (Worker& worker : workers_) munmap(worker.scratch, kScratchBytes);
+      unmap_scratch(workers_);
       throw std::bad_alloc();
     }
     workers_.push_back({i, static_cast<unsigned char*>(scratch)});
+    forbid(workers_.back().scratch + kScratchBytes, kRedZone);
   }
   try {
     for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { thread_main(i); });
@@ -50,7 +60,7 @@ void Pool::shut_down() {
   }
   wake_.notify_all();
   for (std::thread& helper : helpers_) helper.join();
-  for (Worker& worker : workers_) munmap(worker.scratch, kScratchBytes);
+  unmap_scratch(workers_);
 }
 
 void Pool::run(int64_t count, Call call, void* context) {

@@ -6,12 +6,15 @@
 #include <atomic>
 #include <new>
 
+#include "runtime/red_zone.h"
+
 namespace polylora {
 
 namespace {
 
 std::atomic<uint64_t> allocations{0};
 std::atomic<uint64_t> fault_at{0};
+std::atomic<uint64_t> held_bytes{0};
 
 bool is_faulty() { return ++allocations == fault_at.load(std::memory_order_relaxed); }
 
@@ -50,7 +53,10 @@ void* map_memory(size_t bytes) {
   return aligned;
 }
 
-void unmap_memory(void* base, size_t bytes) { munmap(base, bytes); }
+void unmap_memory(void* base, size_t bytes) {
+  allow(base, bytes);  // for whatever is mapped there next
+  munmap(base, bytes);
+}
 
 Heap::Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire)
     : Heap(budget, std::move(retire), {map_memory, unmap_memory}) {}
@@ -62,6 +68,7 @@ Heap::~Heap() {
       delete block;
       block = next;
     }
+    held_bytes -= region->bytes;
     source_.unmap(region->base, region->bytes);
   }
 }
@@ -106,6 +113,7 @@ Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
       throw;
     }
     reserved_ += size;
+    held_bytes += size;
     return block.release();
   }
   return nullptr;
@@ -214,6 +222,7 @@ void Heap::trim_locked() {
     free_[(*it)->small].erase((*it)->first);
     delete (*it)->first;
     reserved_ -= (*it)->bytes;
+    held_bytes -= (*it)->bytes;
     retire_((*it)->base, (*it)->bytes);
   }
   regions_.erase(first, regions_.end());
@@ -225,6 +234,8 @@ uint64_t Heap::inject_fault(uint64_t nth) {
   fault_at = nth;
   return count;
 }
+
+uint64_t Heap::held() { return held_bytes; }
 
 Heap::Usage Heap::usage() const {
   std::lock_guard<std::mutex> lock(mutex_);

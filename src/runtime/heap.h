@@ -59,6 +59,8 @@ class Heap {
   // For tests: the nth allocation or loan of any heap from now on fails; 0: none. Returns how many
   // there have been since it was called last.
   static uint64_t inject_fault(uint64_t nth);
+  // For tests: the bytes of all regions of all heaps in this process.
+  static uint64_t held();
 
  private:
   struct Region;

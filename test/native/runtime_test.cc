@@ -10,6 +10,7 @@
 #include "runtime/failure.h"
 #include "runtime/heap.h"
 #include "runtime/queue.h"
+#include "runtime/red_zone.h"
 
 using namespace polylora;
 using namespace polylora::test;
@@ -251,6 +252,34 @@ void test_table() {
   expect(info.threads == 2 && info.memory_budget == 77, "describe writes what its caller knows");
 }
 
+#ifdef POLYLORA_ADDRESS_SANITIZER
+// What belongs to no tensor is forbidden, from the byte behind one to its whole when it is
+// released.
+void test_red_zones() {
+  const auto forbidden = [](const void* data, int64_t at) {
+    return __asan_address_is_poisoned(static_cast<const unsigned char*>(data) + at) != 0;
+  };
+  Device device(2);
+  const pl_device_table& table = device.table;
+  for (int64_t size : {int64_t(1), int64_t(16), int64_t(1001), int64_t(3000000)}) {
+    const pl_tensor tensor = device.floats(size), next = device.floats(size);
+    device.fill(tensor, 1);
+    device.fill(next, 2);
+    table.synchronize(device.stream);
+    expect(!forbidden(tensor.data, 0) && !forbidden(tensor.data, 4 * size - 1),
+           "a block is allowed");
+    expect(forbidden(tensor.data, 4 * size), "the first byte behind a block is not");
+    expect(forbidden(std::max(tensor.data, next.data), -1), "nor is the last before one");
+    // What is queued before a release may use the block, what comes after it may not.
+    device.fill(tensor, 3);
+    table.release(device.stream, tensor.data);
+    table.synchronize(device.stream);
+    expect(forbidden(tensor.data, 0) && forbidden(tensor.data, 4 * size - 1), "a released block");
+    table.release(device.stream, next.data);
+  }
+}
+#endif
+
 // A device that closes calls every callback, whatever is queued; weights and memory left behind are
 // freed.
 void test_device_close() {
@@ -322,6 +351,9 @@ int main(int count, char** arguments) {
   test_queue();
   test_closing();
   test_table();
+#ifdef POLYLORA_ADDRESS_SANITIZER
+  test_red_zones();
+#endif
   test_device_close();
   test_headers(random);
   return report();

@@ -1,0 +1,72 @@
+// The heap of a CPU stream. Under AddressSanitizer every byte of it that is in no block is
+// forbidden, so that an overrun is reported where it happens, and so is what reads a tensor after
+// its release has come round in the queue.
+#pragma once
+
+#include <functional>
+#include <mutex>
+#include <unordered_map>
+
+#include "runtime/heap.h"
+#include "runtime/red_zone.h"
+
+namespace polylora::cpu {
+
+// `push_always` runs what it is given in stream order.
+#ifndef POLYLORA_ADDRESS_SANITIZER
+
+class StreamHeap : public Heap {
+ public:
+  StreamHeap(uint64_t budget, const std::function<void(std::function<void()>)>& push_always)
+      : Heap(budget, [push_always](void* base, size_t bytes) {
+          push_always([base, bytes] { unmap_memory(base, bytes); });
+        }) {}
+};
+
+#else
+
+// Which bytes are allowed changes in stream order too: what is queued may still use a block that is
+// released here, and the block that takes its place.
+class StreamHeap : public Heap {
+ public:
+  StreamHeap(uint64_t budget, const std::function<void(std::function<void()>)>& push_always)
+      : Heap(budget,
+             [push_always](void* base, size_t bytes) {
+               push_always([base, bytes] { unmap_memory(base, bytes); });
+             },
+             {[](size_t bytes) {
+                void* base = map_memory(bytes);
+                if (base) forbid(base, bytes);
+                return base;
+              },
+              unmap_memory}),
+        push_always_(push_always) {}
+
+  pl_status allocate(uint64_t bytes, void** data) {
+    // Both orders, the heap's and the queue's, are one.
+    std::lock_guard<std::mutex> lock(order_);
+    const pl_status status = Heap::allocate(bytes + kRedZone, data);
+    if (status.code != PL_OK) return status;
+    bytes_of_[*data] = bytes;
+    push_always_([data = *data, bytes] { allow(data, bytes); });
+    return status;
+  }
+
+  void release(void* data) {
+    std::lock_guard<std::mutex> lock(order_);
+    const auto found = bytes_of_.find(data);
+    if (found == bytes_of_.end()) return;
+    push_always_([data, bytes = found->second] { forbid(data, bytes); });
+    bytes_of_.erase(found);
+    Heap::release(data);
+  }
+
+ private:
+  const std::function<void(std::function<void()>)> push_always_;
+  std::mutex order_;
+  std::unordered_map<void*, uint64_t> bytes_of_;
+};
+
+#endif
+
+}  // namespace polylora::cpu
