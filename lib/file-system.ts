@@ -36,7 +36,7 @@ export interface AppendFile {
  * test can make each of them fail. Errors are Node's own, with `code`.
  */
 export interface FileSystem {
-  /** Makes a folder and its parents; one that exists already is left as it is. */
+  /** Makes a folder and its parents, durably; one that exists already is left as it is. */
   makeFolder(path: string): Promise<void>
   /** Null if there is nothing at `path`. Links are not followed. */
   inspect(path: string): Promise<FileInfo | null>
@@ -87,6 +87,7 @@ export const nodeFileSystem: FileSystem = {
         if (again.code !== 'EEXIST') throw again
       })
     }
+    await nodeFileSystem.sync(dirname(path))
   },
   async inspect(path) {
     try {

@@ -64,17 +64,21 @@ export class RunFolder {
   /** Steps whose checkpoints `findCheckpoint` found damaged; the next good checkpoint replaces them. */
   readonly damaged = new Set<number>()
   #unlock: (() => void) | null
+  /** Whether `open` made the folder, and nothing but the lock has been written to it. */
+  #isBlank: boolean
 
   private constructor(
     path: string,
     fileSystem: FileSystem,
     saved: RunDescription | null,
     unlock: () => void,
+    isBlank: boolean,
   ) {
     this.path = path
     this.fileSystem = fileSystem
     this.saved = saved
     this.#unlock = unlock
+    this.#isBlank = isBlank
   }
 
   /**
@@ -119,7 +123,7 @@ export class RunFolder {
           `${path} holds checkpoints but no ${descriptionName}, so what they belong to is not known`,
           { details: { path } },
         )
-      return new RunFolder(path, fileSystem, saved, unlock)
+      return new RunFolder(path, fileSystem, saved, unlock, info === null)
     } catch (cause) {
       unlock?.()
       if (cause instanceof ConfigError || cause instanceof CheckpointError) throw cause
@@ -139,6 +143,7 @@ export class RunFolder {
    */
   async begin(description: RunDescription): Promise<void> {
     if (this.saved !== null) compareRun(this.saved, description)
+    this.#isBlank = false
     await this.writeJson(descriptionName, description)
   }
 
@@ -187,6 +192,19 @@ export class RunFolder {
 
   [Symbol.dispose](): void {
     this.close()
+  }
+
+  /** Also removes a new folder to which nothing was written: a run that is refused for its inputs leaves none behind. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      const names = this.#isBlank ? await this.fileSystem.list(this.path) : []
+      if (this.#isBlank && names.every((name) => name === lockName))
+        await this.fileSystem.remove(this.path)
+    } catch {
+      // It does no harm: the next run takes it.
+    } finally {
+      this.close()
+    }
   }
 }
 

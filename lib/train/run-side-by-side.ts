@@ -44,7 +44,7 @@ export async function runSideBySide(
   const names = disciplinesOf(config.data.train)
   const methods = methodsByDiscipline(config.method, names)
   checkOptions(config, names)
-  using folder = await openRunFolder(config, options)
+  await using folder = await openRunFolder(config, options)
   await using model = await openModel(config, options.signal)
   const adapters = new Map<string, Adapter>()
   const validation = new Map<string, Corpus>()

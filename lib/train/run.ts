@@ -83,7 +83,7 @@ export async function runTraining(
 ): Promise<RunResult> {
   const { method } = config
   if (method.kind === 'side-by-side') return await runSideBySide({ ...config, method }, options)
-  using folder = await openRunFolder(config, options)
+  await using folder = await openRunFolder(config, options)
   await using model = await openModel(config, options.signal)
   using adapter = await openAdapter(model, method, config)
   await using training = await openCorpus(config, config.data.train, model, options)

@@ -1,6 +1,14 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -123,6 +131,24 @@ describe('training runs', function () {
     await run(input, { resume: true })
     assert.deepEqual(results('stopped').metrics, results('whole').metrics)
     assert.ok(results('stopped').adapter.equals(results('whole').adapter))
+  })
+
+  it('writes nothing where a model, an adapter or a corpus is refused', async () => {
+    writeFileSync(join(folder, 'bad.jsonl'), '{"prompt": 7}\n')
+    const refused: Partial<TrainConfigInput>[] = [
+      { model: join(folder, 'no-model') },
+      { method: { kind: 'lora', init: join(folder, 'no-adapter') } },
+      { data: { train: [{ path: join(folder, 'no.jsonl') }] } },
+      { data: { train: [{ path: join(folder, 'bad.jsonl') }] } },
+    ]
+    for (const changes of refused) {
+      await assert.rejects(run(configuration('refused', changes)), isPolyloraError)
+      assert.ok(!existsSync(join(folder, 'refused')), JSON.stringify(changes))
+    }
+    // A folder that was there stays.
+    mkdirSync(join(folder, 'mine'))
+    await assert.rejects(run(configuration('mine', refused[0])), isPolyloraError)
+    assert.ok(existsSync(join(folder, 'mine')))
   })
 
   it('skips a step that is not finite, and stops after three in a row naming the batch', async () => {
