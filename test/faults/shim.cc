@@ -3,7 +3,9 @@
 //
 //   readlink("polylora-faults:arm:NTH:EFFECT:FOLDER")  counts from 1 from now on; 0 only counts
 //   readlink("polylora-faults:end")                    ends it; gives the number of calls
-//   readlink("polylora-faults:call:NTH")               gives "CALL PATH" of one of them
+//   readlink("polylora-faults:call:NTH")               gives "CALL PATH" of one of them, and
+//                                                      " from PATH" where a name is moved or added,
+//                                                      " failed" where it was refused by the system
 //
 // EFFECT is the number of an errno; `short` (a write moves one byte); `full` (this call and all
 // later ones that take space fail with ENOSPC); `kill` (SIGKILL instead of the call); `torn`
@@ -41,6 +43,8 @@ State& state() {
   return *one;
 }
 
+thread_local size_t latest = 0;  // this thread's last call, counted from 1; 0: it is not watched
+
 template <class Function>
 Function* real(const char* name) {
   return reinterpret_cast<Function*>(dlsym(RTLD_NEXT, name));
@@ -60,12 +64,15 @@ bool is_below(const std::string& path, const std::string& folder) {
 }
 
 // What is to happen to this call; sets errno where it fails.
-Effect fault(const char* call, const std::string& path, bool takes_space, bool writes) {
+Effect fault(const char* call, const std::string& path, bool takes_space, bool writes,
+             const char* from = nullptr) {
   State& self = state();
   std::lock_guard<std::mutex> lock(self.mutex);
+  latest = 0;
   if (self.folder.empty() || !is_below(path, self.folder)) return Effect::none;
-  self.calls.push_back(std::string(call) + " " + path);
-  const bool is_hit = self.calls.size() == self.nth;
+  self.calls.push_back(std::string(call) + " " + path + (from ? std::string(" from ") + from : ""));
+  latest = self.calls.size();
+  const bool is_hit = latest == self.nth;
   if (self.mode == "full") {
     if (self.nth == 0 || self.calls.size() < self.nth || !takes_space) return Effect::none;
     errno = ENOSPC;
@@ -77,6 +84,17 @@ Effect fault(const char* call, const std::string& path, bool takes_space, bool w
   if (self.mode == "kill" || self.mode == "torn") kill(getpid(), SIGKILL);
   errno = atoi(self.mode.c_str());
   return Effect::fail;
+}
+
+// What a call that gives names has given, which the list tells if it is nothing.
+int named(int result) {
+  const int error = errno;
+  State& self = state();
+  std::lock_guard<std::mutex> lock(self.mutex);
+  if (result != 0 && latest >= 1 && latest <= self.calls.size())
+    self.calls[latest - 1] += " failed";
+  errno = error;
+  return result;
 }
 
 Effect fault_of(const char* call, int descriptor, bool takes_space, bool writes) {
@@ -215,20 +233,25 @@ EXPORT int ftruncate64(int descriptor, off64_t size) noexcept {
 
 EXPORT int rename(const char* from, const char* to) noexcept {
   static const auto next = real<int(const char*, const char*)>("rename");
-  return fault("rename", to, false, false) == Effect::fail ? -1 : next(from, to);
+  return fault("rename", to, false, false, from) == Effect::fail ? -1 : named(next(from, to));
 }
 
 EXPORT int renameat2(int from_folder, const char* from, int to_folder, const char* to,
                      unsigned int flags) noexcept {
   static const auto next = real<int(int, const char*, int, const char*, unsigned int)>("renameat2");
-  return fault("exchange", to, false, false) == Effect::fail
+  return fault("exchange", to, false, false, from) == Effect::fail
              ? -1
-             : next(from_folder, from, to_folder, to, flags);
+             : named(next(from_folder, from, to_folder, to, flags));
+}
+
+EXPORT int link(const char* from, const char* to) noexcept {
+  static const auto next = real<int(const char*, const char*)>("link");
+  return fault("link", to, true, false, from) == Effect::fail ? -1 : named(next(from, to));
 }
 
 EXPORT int mkdir(const char* path, mode_t mode) noexcept {
   static const auto next = real<int(const char*, mode_t)>("mkdir");
-  return fault("mkdir", path, true, false) == Effect::fail ? -1 : next(path, mode);
+  return fault("mkdir", path, true, false) == Effect::fail ? -1 : named(next(path, mode));
 }
 
 EXPORT int unlink(const char* path) noexcept {
