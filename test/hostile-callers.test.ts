@@ -11,7 +11,7 @@ import { Random } from './random.js'
 
 // A slice of npm run test:fuzz, in this process; what it found is below.
 describe('hostile callers', function () {
-  this.timeout(60_000)
+  this.timeout(180_000)
   const native = loadNative()
   const loose = native as unknown as Record<string, (...args: unknown[]) => unknown>
   let folder: string

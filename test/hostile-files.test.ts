@@ -7,14 +7,14 @@ import { after, before, describe, it } from 'mocha'
 import { FormatError } from '../lib/errors.js'
 import { readConfig } from '../lib/models/index.js'
 import { Tokenizer } from '../lib/text/index.js'
-import { closeDevice } from './fuzz/file-kinds.js'
+import { closeDevice } from './fuzz/kind.js'
 import { fileParts } from './fuzz/files.js'
 import { Random } from './random.js'
 import { characterTokenizer } from './text/helpers.js'
 
 // A slice of npm run test:fuzz, in this process; what it found is below.
 describe('hostile files', function () {
-  this.timeout(60_000)
+  this.timeout(180_000)
   let folder: string
 
   before(() => {

@@ -5,7 +5,8 @@ import { join } from 'node:path'
 import type { NativeAddon } from '../../lib/native.js'
 import { operationArguments, operationNames } from './operations.js'
 import { chance, type Part, pick, type Round } from './part.js'
-import { hostilePaths, isPlain, loose, native, problemWith, sideEffect, World } from './world.js'
+import { hostilePaths, isPlain, problemWith, sideEffect } from './values.js'
+import { loose, native, World } from './world.js'
 
 const callsOfPart = 10_000
 const callsOfRound = 250
@@ -100,6 +101,7 @@ const exports: Record<keyof NativeAddon, (world: World) => unknown[]> = {
     return paths
   },
   injectAllocationFault: ({ random }) => [random.integer(4)],
+  heldBytes: () => [],
   injectFileFault: ({ random }) => [
     {
       call: pick(random, ['open', 'read', 'write', 'sync', 'rename', 'unlink', 'syncFolder']),

@@ -3,8 +3,9 @@
 import { readdirSync, writeSync } from 'node:fs'
 import { isMainThread } from 'node:worker_threads'
 import { Random } from '../random.js'
-import { closeDevice } from './file-kinds.js'
+import { closeDevice } from './kind.js'
 import { allParts } from './parts.js'
+import { native } from './world.js'
 
 /** Seeds that differ for every part and round. */
 function seedOf(seed: number, part: string, round: number): number {
@@ -16,6 +17,16 @@ function seedOf(seed: number, part: string, round: number): number {
 
 const openFiles = () => readdirSync('/proc/self/fd').length
 const threads = () => readdirSync('/proc/self/task').length
+
+/** Waits for the garbage collector to close what a call has lost. @throws if that does not free all native bytes */
+async function nothingHeld(): Promise<void> {
+  for (let wait = 0; wait < 100; ++wait) {
+    globalThis.gc?.()
+    await new Promise((resolve) => setTimeout(resolve, wait))
+    if (native.heldBytes() === 0) return
+  }
+  throw new Error(`${native.heldBytes()} native bytes are held when every device is closed`)
+}
 
 async function main(): Promise<void> {
   const [name, seed, first, last, folder, verbose] = process.argv.slice(2)
@@ -34,9 +45,8 @@ async function main(): Promise<void> {
       note: verbose ? (what) => say(what()) : () => undefined,
       slowness: Number(process.env.POLYLORA_FUZZ_SLOWNESS ?? 1),
     })
-    globalThis.gc?.()
-    await new Promise((resolve) => setTimeout(resolve, 1))
     await closeDevice()
+    await nothingHeld()
     if (index === Number(first)) [files, tasks] = [openFiles(), threads()]
   }
   if (openFiles() > files) throw new Error(`${openFiles() - files} files were left open`)

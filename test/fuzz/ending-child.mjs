@@ -1,10 +1,11 @@
 // ending-child.mjs HOW MODEL DELAYS: trains, and so many milliseconds after the first step something ends it. A worker
 // runs this file too.
-import { writeFileSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { lora, Model, train } from '../../dist/index.js'
+import { loadNative } from '../../dist/native.js'
 
 /** Trains until `steps`; calls back once the first step is done. */
 async function trainOn(model, data, steps, onBegin) {
@@ -21,6 +22,27 @@ const forEver = 1e6
 
 function inMidStep(delay, end) {
   return () => setTimeout(end, delay)
+}
+
+/** What devices still have in this process, where none is open. */
+async function leftBehind() {
+  let threads
+  // A thread that was joined is listed for a moment longer.
+  for (let wait = 0; wait < 50 && threads !== 0; ++wait) {
+    await new Promise((resolve) => setTimeout(resolve, wait))
+    threads = threadNames().filter((name) => name.startsWith('polylora')).length
+  }
+  return `left: ${loadNative().heldBytes()} bytes, ${threads} threads`
+}
+
+function threadNames() {
+  return readdirSync('/proc/self/task').map((thread) => {
+    try {
+      return readFileSync(`/proc/self/task/${thread}/comm`, 'utf8')
+    } catch {
+      return 'ended'
+    }
+  })
 }
 
 function fail() {
@@ -49,11 +71,13 @@ async function main() {
       await new Promise((resolve) => setTimeout(resolve, wait))
       if ((await worker.terminate()) === 1) ++terminated
     }
+    console.log(`terminated ${terminated}; ${await leftBehind()}`)
     await trainOn(model, data, 2)
-    console.log(`terminated ${terminated}, and trained on`)
-  } else if (how === 'exit in a worker')
-    console.log(`the worker exited with ${await exitOf(startWorker('exit'))}`)
-  else if (how === 'throw in a worker') await exitOf(startWorker('throw'))
+    console.log('trained on')
+  } else if (how === 'exit in a worker') {
+    const code = await exitOf(startWorker('exit'))
+    console.log(`exited with ${code}; ${await leftBehind()}`)
+  } else if (how === 'throw in a worker') await exitOf(startWorker('throw'))
   else {
     const ends = {
       exit: () => process.exit(7),

@@ -11,19 +11,22 @@ interface Ending {
   readonly name: string
   /** How the process ends. */
   readonly code: number
-  /** What it says on its way. */
+  /** What it says on its way; N stands for the number of endings. */
   readonly says: RegExp
   /** Endings in one process. */
   readonly times: number
 }
 
+const left = 'left: 0 bytes, 0 threads'
+const uncaught = /Error: nobody catches this/
+
 const endings: readonly Ending[] = [
-  { name: 'terminate', code: 0, says: /^terminated \d+, and trained on\n$/, times: 10 },
+  { name: 'terminate', code: 0, says: RegExp(`^terminated N; ${left}\ntrained on\n$`), times: 10 },
   { name: 'exit', code: 7, says: /^$/, times: 1 },
-  { name: 'throw', code: 1, says: /Error: nobody catches this/, times: 1 },
-  { name: 'reject', code: 1, says: /Error: nobody catches this/, times: 1 },
-  { name: 'exit in a worker', code: 0, says: /^the worker exited with 7\n$/, times: 1 },
-  { name: 'throw in a worker', code: 1, says: /Error: nobody catches this/, times: 1 },
+  { name: 'throw', code: 1, says: uncaught, times: 1 },
+  { name: 'reject', code: 1, says: uncaught, times: 1 },
+  { name: 'exit in a worker', code: 0, says: RegExp(`^exited with 7; ${left}\n$`), times: 1 },
+  { name: 'throw in a worker', code: 1, says: uncaught, times: 1 },
 ]
 
 async function round(
@@ -32,7 +35,8 @@ async function round(
 ): Promise<void> {
   const delays = Array.from({ length: calls }, () => random.integer(60 * slowness))
   const { ending, output } = await run([name, model, delays.join()], 60_000 * slowness)
-  if (ending !== String(code) || !says.test(output))
+  const expected = RegExp(says.source.replace('N', String(calls)))
+  if (ending !== String(code) || !expected.test(output))
     throw new Error(
       `after ${delays.join()} ms: ended with ${ending} instead of ${code}, and said ${JSON.stringify(output.slice(-2000))}`,
     )

@@ -5,7 +5,9 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { basename, dirname, join } from 'node:path'
 import { errorCodes, isPolyloraError } from '../../lib/errors.js'
 import { chance, type Part, pick, type Round } from './part.js'
-import { bombs, kinds, type HostileFile, type Kind } from './file-kinds.js'
+import { type HostileFile, type Kind } from './kind.js'
+import { modelFileKinds } from './model-files.js'
+import { bombs, textFileKinds } from './text-files.js'
 import type { Random } from '../random.js'
 
 /** What a hostile file may cost; of the processor, since others may be at it too. */
@@ -34,16 +36,21 @@ export async function problemOf(
     mkdirSync(dirname(join(folder, name)), { recursive: true })
     writeFileSync(join(folder, name), content)
   }
-  const before = snapshot(folder)
+  // The folder beside is where the process is: a relative path leads there.
+  const names = () => [...readdirSync(parent), ...readdirSync('.')].join()
+  const [before, namesBefore] = [snapshot(folder), names()]
   const memory = new PeakMemory()
   const start = performance.now()
   const startCpu = process.cpuUsage()
   let problem: string | null = null
   try {
     await file.open(folder)
-    if (file.mustFail) problem = 'was taken for a good one'
+    if (file.expected === 'refused') problem = 'was taken for a good one'
   } catch (error) {
-    problem = problemWithError(error, folder, file)
+    problem =
+      file.expected === 'taken'
+        ? `was refused: ${String(error)}`
+        : problemWithError(error, folder, file)
   }
   const ms = performance.now() - start
   const { user, system } = process.cpuUsage(startCpu)
@@ -54,6 +61,7 @@ export async function problemOf(
   if (grown > mostMiB * Math.min(slowness, 4)) problem ??= `took ${Math.round(grown)} MiB of memory`
   if (snapshot(folder) !== before)
     problem ??= `changed the folder, which holds ${readdirSync(folder).join(', ')}`
+  if (names() !== namesBefore) problem ??= `wrote beside the folder: ${names()}`
   rmSync(folder, { recursive: true, force: true })
   return problem
 }
@@ -187,7 +195,7 @@ function damaged(kind: Kind, random: Random): HostileFile {
     what,
     files: { ...good, [kind.file]: content },
     open: (folder) => kind.open(folder),
-    mustFail: false,
+    expected: 'either',
   }
 }
 
@@ -206,19 +214,19 @@ async function examine(
 }
 
 export function fileParts(): Part[] {
-  return kinds
+  return [...modelFileKinds, ...textFileKinds]
     .flatMap((kind): Part[] => [
       {
         name: `file ${kind.name} made to do harm`,
         rounds: 1,
         run: async (round) => {
-          // As it is, it is good: what is refused below is refused for its damage.
+          // What is refused below is refused for its damage.
           await examine(
             {
               what: 'as it is',
               files: kind.good(),
               open: (folder) => kind.open(folder),
-              mustFail: false,
+              expected: 'taken',
             },
             round,
             kind.name,
@@ -252,7 +260,7 @@ export function fileParts(): Part[] {
                       what: `${length} bytes`,
                       files: { ...good, [kind.file]: truncated(bytes, length) },
                       open: (folder) => kind.open(folder),
-                      mustFail: true,
+                      expected: 'refused',
                     },
                     round,
                     kind.name,

@@ -66,19 +66,22 @@ function cmake(...args: string[]): void {
 }
 
 /**
- * The reports of accesses that the addon itself makes, and of its crashes. Node is not instrumented, so that of what it
+ * ThreadSanitizer's reports of what the addon itself does, and of crashes. Node is not instrumented, so that of what it
  * does between its own threads much looks like a race, also below a call of the addon's.
  */
-export function racesOf(output: string): string[] {
-  const isOurs = (access: string): boolean => {
-    const frames = access.split('\n').filter((line) => /^\s+#\d/.test(line))
+export function reportsOf(output: string): string[] {
+  const isOurs = (stack: string): boolean => {
+    const frames = stack.split('\n').filter((line) => /^\s+#\d/.test(line))
     return frames.find((frame) => !frame.includes('libtsan'))?.includes('polylora.node') ?? false
   }
   return output.split('==================').filter((report) => {
     if (report.includes('DEADLYSIGNAL')) return true
-    const accesses = report
-      .split('\n\n')
-      .filter((part) => /^\s*(WARNING.*\n)?\s+.*(read|write) of size/i.test(part))
-    return report.includes('ThreadSanitizer: data race') && accesses.some(isOurs)
+    if (!report.includes('WARNING: ThreadSanitizer')) return false
+    const parts = report.split('\n\n')
+    // Of an access the rest is where memory and threads come from; of a lock every stack counts.
+    const accesses = parts.filter((part) =>
+      /^\s*(WARNING.*\n)?\s+.*(read|write) of size/i.test(part),
+    )
+    return (accesses.length > 0 ? accesses : parts).some(isOurs)
   })
 }
