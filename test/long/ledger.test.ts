@@ -1,0 +1,41 @@
+import assert from 'node:assert/strict'
+import { appendFileSync } from 'node:fs'
+import { describe, it } from 'mocha'
+import { temporaryFolder } from '../temporary-folder.js'
+import { type Entry, Ledger } from './ledger.js'
+
+describe('ledger of the long tests', () => {
+  const at = temporaryFolder()
+  const entry = (unit: string, failed = 0): Entry => ({
+    unit,
+    passed: 1 - failed,
+    failed,
+    skipped: 0,
+    seconds: 2,
+    cpuSeconds: 1,
+  })
+
+  it('remembers what went well, for the same sources', () => {
+    const open = (key: string, fresh = false) => new Ledger(at('ledger.jsonl'), key, { fresh })
+    const first = open('one')
+    first.add(entry('faults'))
+    first.add(entry('fuzz', 1))
+    appendFileSync(at('ledger.jsonl'), '{"key":"one","unit":"torn","pas')
+    assert.deepEqual(open('one').find('faults'), entry('faults'))
+    for (const unit of ['fuzz', 'torn', 'endurance'])
+      assert.equal(open('one').find(unit), undefined)
+    assert.equal(open('two').find('faults'), undefined)
+    assert.equal(open('one', true).find('faults'), undefined)
+  })
+
+  it('takes the last word on a unit', () => {
+    const path = at('last.jsonl')
+    const ledger = new Ledger(path, 'one', { fresh: true })
+    ledger.add(entry('fuzz', 1))
+    ledger.add(entry('fuzz'))
+    ledger.add(entry('faults'))
+    ledger.add(entry('faults', 1))
+    const again = new Ledger(path, 'one', { fresh: false })
+    assert.deepEqual([again.find('fuzz'), again.find('faults')], [entry('fuzz'), undefined])
+  })
+})
