@@ -28,6 +28,8 @@ export interface Kind {
   /** How many times it is damaged at random. */
   readonly damages: number
   readonly everyTruncation?: boolean
+  /** Why even a good one may be refused here. */
+  readonly unreadable?: string
 }
 
 export const golden = (path: string) => fileURLToPath(new URL(`../golden/${path}`, import.meta.url))
