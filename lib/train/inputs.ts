@@ -1,5 +1,5 @@
 import type { Adapter } from '../adapters/adapter.js'
-import { Corpus } from '../data/index.js'
+import { Corpus, type StepStream, type StepStreamOptions } from '../data/index.js'
 import { Model } from '../model.js'
 import { type AdapterMethod, createAdapter } from './method.js'
 import type { TrainConfig } from './options.js'
@@ -55,4 +55,27 @@ export async function openCorpus(
     )
   }
   return corpus
+}
+
+/** The optimiser steps of a run. @param order in place of the sources' weights */
+export function stepsOf(
+  config: TrainConfig,
+  corpus: Corpus,
+  order?: StepStreamOptions['order'],
+): StepStream {
+  return corpus.steps({
+    batch: config.batch,
+    shuffle: config.data.shuffle,
+    seed: config.seed,
+    epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
+    order,
+  })
+}
+
+/** How many they are, if nothing ends the run before. */
+export async function numStepsOf(
+  { steps, epochs = 1 }: TrainConfig,
+  stream: StepStream,
+): Promise<number> {
+  return steps ?? (await stream.stepsFor(epochs))
 }

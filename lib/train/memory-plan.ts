@@ -1,14 +1,16 @@
 import { Adapter } from '../adapters/adapter.js'
 import type { LoraDeclaration } from '../adapters/declaration.js'
+import type { Corpus } from '../data/index.js'
 import type { PackedBatch, StepPlan } from '../data/packed-batch.js'
 import { Device } from '../device.js'
 import { ConfigError } from '../errors.js'
+import type { Model } from '../model.js'
 import { Decoder, type DecoderConfig, type DecoderWeights, readConfig } from '../models/index.js'
 import { disposeWeights, initializeWeights, loadWeights } from '../models/load.js'
 import { scope } from '../scope.js'
 import { Tensor, vector } from '../tensor.js'
 import { Tokenizer } from '../text/index.js'
-import { disciplinesOf, openCorpus } from './inputs.js'
+import { disciplinesOf, numStepsOf, openCorpus, stepsOf } from './inputs.js'
 import { createAdapter } from './method.js'
 import type { TrainConfig } from './options.js'
 import { Trainer, type TrainerOptions } from './trainer.js'
@@ -68,16 +70,11 @@ export async function planMemory(
   const open = (sources: typeof config.data.train) =>
     openCorpus(config, sources, model, { signal, onMessage })
   await using corpus = await open(config.data.train)
-  const stream = corpus.steps({
-    batch: config.batch,
-    shuffle: config.data.shuffle,
-    seed: config.seed,
-    epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
-  })
+  const stream = stepsOf(config, corpus)
   // What a mixing draws is not known without the model, so the worst that it could.
   const step = config.data.mixing
     ? await stream.fullestStep()
-    : await stream.largestStep(config.steps ?? (await stream.stepsFor(config.epochs ?? 1)))
+    : await stream.largestStep(await numStepsOf(config, stream))
   let validation: PackedBatch | null = null
   if (config.data.validation.length > 0) {
     await using held = await open(config.data.validation)
@@ -85,8 +82,85 @@ export async function planMemory(
       if (batch.inputIds.length > (validation?.inputIds.length ?? 0)) validation = batch
   }
   const javascript = process.memoryUsage.rss()
+  const rehearse = await rehearsalOf(config, modelConfig, step, validation)
+  return {
+    ...(await deviceBudget(config)),
+    activationCheckpointing: config.activationCheckpointing,
+    plain: await rehearse(false),
+    checkpointed: await rehearse(true),
+    javascript,
+    largestBatch: largestBatchOf(step),
+  }
+}
+
+/** @throws ConfigError if the run does not fit into the device's budget, naming what would help */
+export function requireMemory(plan: MemoryPlan): void {
+  const use = plan.activationCheckpointing ? plan.checkpointed : plan.plain
+  if (use.reserved > plan.budget) refuse(plan, use.reserved)
+}
+
+/**
+ * Refuses a new run that is sure to fail for want of memory, before anything of it is computed: one of whose steps the
+ * tensors alone exceed the budget, whatever the allocator makes of them. Only the CPU's workspaces are known beforehand.
+ *
+ * @throws ConfigError, as requireMemory
+ */
+export async function requireRoom(
+  config: TrainConfig,
+  { device, config: modelConfig }: Pick<Model, 'device' | 'config'>,
+  corpus: Corpus,
+): Promise<void> {
+  // What a mixing draws is not known here.
+  if (device.kind !== 'cpu' || config.data.mixing) return
+  const stream = stepsOf(config, corpus)
+  const { every, patience } = config.evaluation
+  // With early stopping an evaluation may end the run.
+  const certain = patience === undefined ? Infinity : every
+  const step = await stream.largestStep(Math.min(await numStepsOf(config, stream), certain))
+  const budget = device.info.memoryBudget
+  const rehearse = await rehearsalOf(config, modelConfig, step, null)
+  const { activationCheckpointing } = config
+  const use = await rehearse(activationCheckpointing)
+  if (use.peak <= budget) return
+  const other = await rehearse(!activationCheckpointing)
+  const [plain, checkpointed] = activationCheckpointing ? [other, use] : [use, other]
+  const largestBatch = largestBatchOf(step)
+  refuse(
+    { device: device.kind, budget, activationCheckpointing, plain, checkpointed, largestBatch },
+    use.peak,
+  )
+}
+
+function refuse(plan: Omit<MemoryPlan, 'javascript'>, needed: number): never {
+  const { budget, activationCheckpointing, plain, checkpointed, largestBatch } = plan
+  const use = activationCheckpointing ? checkpointed : plain
+  const fixed = use.peak - use.activations - use.working
+  const remedies = [
+    ...(!activationCheckpointing && checkpointed.reserved <= budget
+      ? [`activationCheckpointing: true, which needs ${mebibytes(checkpointed.reserved)}`]
+      : []),
+    ...(fixed < budget ? ['a smaller batch.size or data.maxLength'] : ['a smaller model']),
+  ]
+  throw new ConfigError(
+    `the run needs ${mebibytes(needed)} of memory on the ${plan.device} device, of which ${mebibytes(fixed)} whatever the batch, and ${mebibytes(budget)} may be used; its largest micro-batch has ${largestBatch.tokens} tokens; what would help: ${remedies.join(', or ')}`,
+    { details: { needed, budget, fixed } },
+  )
+}
+
+function largestBatchOf({ batches }: StepPlan): MemoryPlan['largestBatch'] {
+  const largest = batches.reduce((a, b) => (b.inputIds.length > a.inputIds.length ? b : a))
+  return { tokens: largest.inputIds.length, trainedTokens: largest.labels.length }
+}
+
+/** Rehearses a step of a run, with activations kept or recomputed. */
+async function rehearsalOf(
+  config: TrainConfig,
+  modelConfig: DecoderConfig,
+  step: StepPlan,
+  validation: PackedBatch | null,
+): Promise<(checkpointing: boolean) => Promise<MemoryUse>> {
   const declaration = await declarationOf(config, modelConfig)
-  const rehearse = (checkpointing: boolean) =>
+  return (checkpointing) =>
     rehearseStep({
       config: modelConfig,
       weights: (device) => reserveWeights(device, config, modelConfig),
@@ -96,33 +170,6 @@ export async function planMemory(
       step,
       validation,
     })
-  const largest = step.batches.reduce((a, b) => (b.inputIds.length > a.inputIds.length ? b : a))
-  return {
-    ...(await deviceBudget(config)),
-    activationCheckpointing: config.activationCheckpointing,
-    plain: await rehearse(false),
-    checkpointed: await rehearse(true),
-    javascript,
-    largestBatch: { tokens: largest.inputIds.length, trainedTokens: largest.labels.length },
-  }
-}
-
-/** @throws ConfigError if the run does not fit into the device's budget, naming what would help */
-export function requireMemory(plan: MemoryPlan): void {
-  const { budget, activationCheckpointing, plain, checkpointed, largestBatch } = plan
-  const use = activationCheckpointing ? checkpointed : plain
-  if (use.reserved <= budget) return
-  const fixed = use.peak - use.activations - use.working
-  const remedies = [
-    ...(!activationCheckpointing && checkpointed.reserved <= budget
-      ? [`activationCheckpointing: true, which needs ${mebibytes(checkpointed.reserved)}`]
-      : []),
-    ...(fixed < budget ? ['a smaller batch.size or data.maxLength'] : ['a smaller model']),
-  ]
-  throw new ConfigError(
-    `the run needs ${mebibytes(use.reserved)} of memory on the ${plan.device} device, of which ${mebibytes(fixed)} whatever the batch, and ${mebibytes(budget)} may be used; its largest micro-batch has ${largestBatch.tokens} tokens; what would help: ${remedies.join(', or ')}`,
-    { details: { needed: use.reserved, budget, fixed } },
-  )
 }
 
 /** What {@link rehearseStep} rehearses. */

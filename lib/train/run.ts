@@ -1,13 +1,14 @@
 import { join } from 'node:path'
 import type { Adapter } from '../adapters/adapter.js'
 import { saveAdapter } from '../adapters/peft.js'
-import type { Corpus, CorpusStep, StepStreamState } from '../data/index.js'
+import type { Corpus, CorpusStep, StepStream, StepStreamState } from '../data/index.js'
 import { AbortedError } from '../errors.js'
 import { saveModel } from '../merge/save-model.js'
 import type { Model } from '../model.js'
 import { findCheckpoint, saveCheckpoint } from './checkpoint.js'
 import { stageOf, weighByDifficulty } from './difficulty.js'
-import { openAdapter, openCorpus, openModel } from './inputs.js'
+import { numStepsOf, openAdapter, openCorpus, openModel, stepsOf } from './inputs.js'
+import { requireRoom } from './memory-plan.js'
 import { finiteOrNull, MetricsFile, stepMetrics } from './metrics.js'
 import { MixedRun } from './mixed-run.js'
 import { dependsOnLength, mixesDisciplines, plannedDraws } from './mixing.js'
@@ -91,6 +92,7 @@ export async function runTraining(
     config.data.validation.length > 0
       ? await openCorpus(config, config.data.validation, model, options)
       : null
+  if (folder.saved === null) await requireRoom(config, model, training)
   const begin = async () => {
     await folder.begin({
       ...(config as unknown as Record<string, Json>),
@@ -131,7 +133,7 @@ class Run {
   readonly #training: Corpus
   readonly #skipped: SkippedSteps
   readonly #mixing: MixedRun | null
-  readonly #stream: ReturnType<Corpus['steps']>
+  readonly #stream: StepStream
   #step = 0
   /** The step of the newest checkpoint. */
   #saved = 0
@@ -159,18 +161,11 @@ class Run {
     this.#validation = validation
     this.#mixing = mixing
     this.#skipped = new SkippedSteps(options.onMessage)
-    this.#stream = training.steps({
-      batch: config.batch,
-      shuffle: config.data.shuffle,
-      seed: config.seed,
-      epochs: config.steps === undefined ? (config.epochs ?? 1) : undefined,
-      order: mixing ? () => mixing.order() : undefined,
-    })
+    this.#stream = stepsOf(config, training, mixing ? () => mixing.order() : undefined)
   }
 
   async go(): Promise<RunResult> {
-    const { steps, epochs = 1 } = this.#config
-    const totalSteps = steps ?? (await this.#stream.stepsFor(epochs))
+    const totalSteps = await numStepsOf(this.#config, this.#stream)
     if (this.#options.resume) await this.#resume()
     const metrics = await MetricsFile.open(this.#folder.file(metricsName), this.#step)
     try {

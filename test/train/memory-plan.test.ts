@@ -7,7 +7,13 @@ import { Device } from '../../lib/device.js'
 import { ConfigError } from '../../lib/errors.js'
 import { Model } from '../../lib/model.js'
 import { readConfig } from '../../lib/models/index.js'
-import { type MemoryPlan, planMemory, requireMemory } from '../../lib/train/memory-plan.js'
+import { openCorpus } from '../../lib/train/inputs.js'
+import {
+  type MemoryPlan,
+  planMemory,
+  requireMemory,
+  requireRoom,
+} from '../../lib/train/memory-plan.js'
 import { parseTrainConfig, type TrainConfigInput } from '../../lib/train/options.js'
 import { train } from '../../lib/train/train.js'
 import { saveModel } from '../../lib/merge/save-model.js'
@@ -121,7 +127,41 @@ describe('train/memory-plan', () => {
       assert.ok(plan.checkpointed.activations < plan.plain.activations)
       assert.ok(planned.reserved >= planned.peak)
       requireMemory(plan)
+      // Only what cannot fit is refused at the beginning of a run: the run's own peak bounds the plan's.
+      assert.ok(planned.peak <= measured, `planned ${planned.peak}, measured ${measured}`)
     })
+
+  it('refuses a new run that is sure not to fit, and no other', async () => {
+    const input: TrainConfigInput = {
+      model: await wideModel('too large model', 'f32'),
+      output: folder('too large'),
+      method: { kind: 'lora', rank: 8 },
+      data: { train: [{ path: corpus('too large.jsonl', 330) }], shuffle: false },
+      batch: { size: 8 },
+      steps: 3,
+    }
+    const config = parseTrainConfig(input)
+    const { plain } = await planMemory(config)
+    const check = async (memoryBudget: number, changed: Partial<TrainConfigInput> = {}) => {
+      const model = await Model.load(config.model, { device: 'cpu', memoryBudget })
+      try {
+        await using corpus = await openCorpus(config, config.data.train, model, {})
+        await requireRoom(parseTrainConfig({ ...input, ...changed }), model, corpus)
+      } finally {
+        await model.dispose()
+      }
+    }
+    await check(plain.peak)
+    await assert.rejects(check(plain.peak - 1), {
+      name: 'ConfigError',
+      message:
+        /^the run needs \d+ MiB of memory on the cpu device, of which \d+ MiB whatever the batch, and \d+ MiB may be used; its largest micro-batch has \d+ tokens; what would help: .*a smaller batch\.size or data\.maxLength$/,
+    })
+    await check(plain.peak - 1, { activationCheckpointing: true })
+    // The largest step is the third; the evaluation after the first may end the run.
+    await check(plain.peak - 1, { evaluation: { every: 1, patience: 1 } })
+    await assert.rejects(check(plain.peak - 1, { evaluation: { every: 3, patience: 1 } }))
+  })
 
   it('computes nothing, and touches no memory: 34 billion parameters are planned in a few MiB', async () => {
     const { source } = await readConfig(golden)
