@@ -5,6 +5,7 @@ export {
   StepStream,
   type BatchOptions,
   type CorpusStep,
+  type StepStreamOptions,
   type StepStreamState,
 } from './step-stream.js'
 export { readRecords } from './readers/index.js'
