@@ -10,11 +10,11 @@ const weights = { mathematics: 1, chemistry: 1, biology: 2, medicine: 4, geograp
 const chatTemplate = true
 const outputFolder = 'runs/demo/adapter'
 const questions = [
-  'What is 34 plus 48?',
-  'What is the chemical symbol of tungsten?',
-  'Which amino acid does the codon GAA code for?',
-  'How many mg are 2 g?',
-  'What is the capital of Kenya?',
+  ['What is 34 plus 48?', '82'],
+  ['What is the chemical symbol of tungsten?', 'W'],
+  ['Which amino acid does the codon GAA code for?', 'glutamic acid'],
+  ['How many mg are 2 g?', '2000 mg'],
+  ['What is the capital of Kenya?', 'Nairobi'],
 ]
 
 const started = performance.now()
@@ -60,7 +60,7 @@ try {
     const after = await examine(model)
     say('examined it again')
     showTable(before, after)
-    for (const question of questions) {
+    for (const [question, right] of questions) {
       let answer = ''
       for await (const text of model.generate(question, {
         chatTemplate,
@@ -68,7 +68,9 @@ try {
         temperature: 0,
       }))
         answer += text
-      console.log(`  ${question}  ${answer.trim()}`)
+      console.log(
+        `  ${question}  ${answer.trim()}${answer.trim() === right ? '' : `  (right: ${right})`}`,
+      )
     }
     console.log(`\nDone in ${seconds().trim()} s. Ask it yourself:`)
     console.log(
