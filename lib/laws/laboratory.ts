@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { saveAdapter } from '../adapters/peft.js'
 import type { Device } from '../device.js'
 import { DeviceError, isPolyloraError, AbortedError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
@@ -90,12 +91,15 @@ export class Laboratory {
   /** Trains and measures, unless that was done before. @param sets names of the item sets */
   async run(asked: Procedure, seed: number, sets: readonly string[]): Promise<RunRecord> {
     const procedure = await this.#settle(asked)
+    // First, so that what a choice within it tried is among the records also where the run itself is only read.
+    const design = await this.#describe(procedure)
     const id = runId(procedure, seed)
     const known = this.#records.get(id) ?? (await readRun(this.#options.folder, id))
     if (
       known !== null &&
       (known.status === 'failed' || sets.every((name) => Object.hasOwn(known.sets, name)))
     ) {
+      await this.#recall(procedure, seed)
       this.#note(known, false)
       return known
     }
@@ -103,11 +107,19 @@ export class Laboratory {
     const started = performance.now()
     const result = await this.#carryOut(procedure, seed, wanted)
     const seconds = (performance.now() - started) / 1000
-    const design = await this.#describe(procedure)
     const record: RunRecord = { id, design, seed, ...result, seconds }
     await writeRun(this.#options.folder, record)
     this.#note(record, true)
     return record
+  }
+
+  /** Puts the runs that a run went on from among the records, as they were put there when it was made. */
+  async #recall(procedure: Procedure, seed: number): Promise<void> {
+    for (const asked of partsOf(procedure)) {
+      const part = await this.#settle(asked)
+      if (part.kind === 'train') await this.run(part, seed, [])
+      else await this.#recall(part, seed)
+    }
   }
 
   /** The candidate that a choice stands for; other procedures stand for themselves. */
@@ -229,7 +241,8 @@ export class Laboratory {
             this.#parts.has(procedureHash(asked)) ||
             this.#parts.has(procedureHash(procedure))
           )
-            await model.saveAdapter(kept)
+            // Also of one that was trained on merged weights, whose parts are joined with it in the end.
+            await saveAdapter(model.adapter!, kept, { baseModel: this.#options.config.model })
           return { model, training }
         } catch (error) {
           await model.dispose()

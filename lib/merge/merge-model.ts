@@ -2,6 +2,7 @@ import { folderFormat } from '../adapters/peft.js'
 import type { DeviceOptions } from '../device.js'
 import { FormatError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
+import { requireOutside } from '../output-folder.js'
 import { mergeRecipe } from './merge-recipe.js'
 import type { PlainAdapterOptions } from './plain-adapter.js'
 import { parseRecipe } from './recipe.js'
@@ -30,6 +31,7 @@ const dtypes = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const
  */
 export async function mergeModel(options: MergeModelOptions): Promise<void> {
   const { model, adapter, dtype, discipline, gates, ...rest } = options
+  await requireOutside(options.output, [model, adapter])
   await requireAdapter(adapter)
   const recipe = parseRecipe({
     merge_method: 'task_arithmetic',

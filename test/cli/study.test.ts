@@ -74,7 +74,11 @@ describe('polylora study', function () {
     const [whole, after] = ['whole', 'killed'].map((name) =>
       readFileSync(at(`${name}/results.json`), 'utf8'),
     )
-    assert.ok(whole === after, 'results.json differs')
+    // The whole of it would be a long message.
+    const place = [...whole].findIndex((letter, i) => letter !== after[i])
+    const near = (text: string) => text.slice(Math.max(0, place - 200), place + 100)
+    assert.equal(near(after), near(whole))
+    assert.equal(after.length, whole.length)
   })
 
   it('refuses another plan in the same folder, and what cannot be studied, before any run', async () => {
