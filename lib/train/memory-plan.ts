@@ -3,7 +3,7 @@ import type { LoraDeclaration } from '../adapters/declaration.js'
 import type { Corpus } from '../data/index.js'
 import type { PackedBatch, StepPlan } from '../data/packed-batch.js'
 import { Device } from '../device.js'
-import { ConfigError } from '../errors.js'
+import { ConfigError, OutOfMemoryError } from '../errors.js'
 import type { Model } from '../model.js'
 import { Decoder, type DecoderConfig, type DecoderWeights, readConfig } from '../models/index.js'
 import { disposeWeights, initializeWeights, loadWeights } from '../models/load.js'
@@ -244,8 +244,11 @@ async function openIdleDevice(threads?: number): Promise<Device> {
   return device
 }
 
+/** The failure that makes a device idle is meant; want of memory is not, and would leave the rehearsal half done. */
 async function ignoreFailure(promise: Promise<unknown>): Promise<void> {
-  await promise.catch(() => undefined)
+  await promise.catch((error: unknown) => {
+    if (error instanceof OutOfMemoryError) throw error
+  })
 }
 
 async function* repeatOnce(batch: PackedBatch): AsyncGenerator<PackedBatch> {
