@@ -99,7 +99,7 @@ async function mergeModule(
     } else {
       addProduct(rows, group, part, times * scale, begin)
       // What PiSSA and OLoRA start from, and take from the base.
-      if (taken) addProduct(rows, group.correction!, taken, -times * scale, begin)
+      if (taken) addProduct(rows, group.correction, taken, -times * scale, begin)
     }
     scope(() => {
       weight.update(rows, begin)

@@ -73,7 +73,11 @@ describe('polylora merge', function () {
     ['nothing to merge', [], /--model must be given, or a recipe/],
     ['a model beside a recipe', ['cat.yaml', '--model', model], /exclude each other/],
     ['a dtype beside a recipe', ['cat.yaml', '--dtype', 'f32'], /exclude each other/],
-    ['an adapter that is not there', ['--model', model, '--adapter', 'none'], /none holds no adapter/],
+    [
+      'an adapter that is not there',
+      ['--model', model, '--adapter', 'none'],
+      /none holds no adapter/,
+    ],
     ['an unknown key', ['wrong.yaml'], /wrong\.yaml: model is not a known key; there are merge_/],
     ['a recipe that is not there', ['nowhere.yaml'], /nowhere\.yaml/],
     ['an adapter of full rank', ['ties.yaml', '--as', 'adapter'], /full rank/],
