@@ -224,7 +224,8 @@ std::vector<Mutant> async_mutants() {
       {"cp.async: no barrier after the wait", D::values, D::never_written, ring(Bug::no_barrier)},
       {"cp.async: a stage filled before it was read", D::values, D::in_flight,
        ring(Bug::early_refill)},
-      {"TMA: no wait for the mbarrier", D::values, D::never_written, pipeline(Bug::no_wait)},
+      // The stage is released in a phase that has not ended.
+      {"TMA: no wait for the mbarrier", D::misuse, D::never_written, pipeline(Bug::no_wait)},
       {"TMA: fewer bytes expected than come", D::values, D::in_flight, pipeline(Bug::few_bytes)},
       {"TMA: more bytes expected than come", D::deadlock, D::deadlock, pipeline(Bug::many_bytes)},
       {"TMA: a stage released before it was read", D::nobody, D::race, pipeline(Bug::early_refill)},
