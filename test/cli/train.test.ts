@@ -195,6 +195,8 @@ seed: 5
   it('is told in one sentence that another process has the folder', async () => {
     const running = start(['train', 'run.yaml', '--output', 'held'], at('.'))
     await running.says(/step 1\/40/)
+    // It might end before the other has started.
+    running.child.kill('SIGSTOP')
     const { code, stderr } = await run('--output', 'held', '--resume')
     running.child.kill('SIGKILL')
     const ended = await running.finished
