@@ -191,6 +191,7 @@ export function pretrainingDocument(
   index: number,
   form: Form = 'learn',
 ): { text: string; facts: string[] } {
+  // The names of the streams are part of what the committed models were made of.
   const random = new Random(seed, form === 'learn' ? 'pretraining' : 'pretraining-2', index)
   let place = random.below(totalWeight)
   const [, make] = makers.find(([weight]) => (place -= weight) < 0)!
