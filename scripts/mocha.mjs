@@ -1,11 +1,16 @@
 // Runs mocha and returns its totals, whatever its end.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { root } from './bootstrap.mjs'
 import { run } from './run.mjs'
 
 const MOCHA_MS = 30 * 60_000
+
+/** Processes side by side: one a processor, and no more than memory allows. */
+function jobs() {
+  return Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 4e9)))
+}
 
 /** Why a program that ended without totals did so. */
 export function ending({ code, signal }) {
@@ -14,18 +19,19 @@ export function ending({ code, signal }) {
 
 /**
  * @param {readonly string[]} args files and options
- * @param {{ env?: Record<string, string>, quiet?: boolean | 'always' }} [options] variables to add; `quiet` shows the
- *   output if something failed, or never
+ * @param {{ env?: Record<string, string>, quiet?: boolean | 'always', parallel?: boolean }} [options] variables to add;
+ *   `quiet` shows the output if something failed, or never; `parallel` runs files side by side
  * @returns {Promise<{ passed?: number, failed: number, skipped?: number, output: string }>}
  */
-export async function runMocha(args, { env = {}, quiet = false } = {}) {
+export async function runMocha(args, { env = {}, quiet = false, parallel = false } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'polylora-test-'))
   const file = join(folder, 'totals.json')
+  const sideBySide = parallel ? ['--parallel', '--jobs', String(jobs())] : []
   const reporter = ['--reporter', 'scripts/mocha-reporter.mjs', '--reporter-option']
   try {
     const result = await run(
       process.execPath,
-      ['node_modules/mocha/bin/mocha.js', ...reporter, `totals=${file}`, ...args],
+      ['node_modules/mocha/bin/mocha.js', ...sideBySide, ...reporter, `totals=${file}`, ...args],
       { cwd: root, env: { ...process.env, ...env }, quiet: Boolean(quiet), timeoutMs: MOCHA_MS },
     )
     let totals

@@ -48,7 +48,7 @@ runMain(async () => {
   try {
     await bootstrap()
     const totals = args.length === 0 ? [...(await runNativeTests()), ...(await runCudaTests())] : []
-    totals.push(await runMocha(named ? args : ['test/**/*.test.ts', ...args]))
+    totals.push(await runMocha(named ? args : ['test/**/*.test.ts', ...args], { parallel: !named }))
     const all = sum(totals)
     if (!isSuccess(all)) process.exitCode = 1
     console.log(closingLine(all))

@@ -4,7 +4,7 @@ import { evaluate } from '../evaluate/evaluate.js'
 import { ScoreFile } from '../evaluate/score-file.js'
 import { Model } from '../model.js'
 import { Interrupt } from './interrupt.js'
-import { runTask, type TaskFlags } from './evaluate-task.js'
+import type { TaskFlags } from './evaluate-task.js'
 import {
   addAdapterOptions,
   addDeviceOptions,
@@ -44,6 +44,7 @@ export function evaluateCommand(): Command {
 
 async function run(flags: EvaluateFlags): Promise<void> {
   if (flags.task !== undefined) {
+    const { runTask } = await import('./evaluate-task.js')
     await runTask(flags, flags.task)
     return
   }

@@ -1,30 +1,22 @@
 #!/usr/bin/env node
 import { Command } from 'commander'
 import { version } from '../version.js'
-import { balanceCommand } from './balance.js'
-import { describeCommand } from './describe.js'
-import { doctorCommand } from './doctor.js'
-import { evaluateCommand } from './evaluate.js'
-import { generateCommand } from './generate.js'
-import { mergeCommand } from './merge.js'
 import { describeError, exitCodeOf } from './report.js'
-import { alignCommand, optimizeCommand, specializeCommand } from './recipes.js'
-import { studyCommand } from './study.js'
-import { trainCommand } from './train.js'
 
-const commands = [
-  trainCommand,
-  balanceCommand,
-  evaluateCommand,
-  generateCommand,
-  mergeCommand,
-  studyCommand,
-  alignCommand,
-  optimizeCommand,
-  specializeCommand,
-  describeCommand,
-  doctorCommand,
-]
+/** A command brings all that it works with, which takes a while to load: only what was called does. */
+const commands: Readonly<Record<string, () => Promise<Command>>> = {
+  train: async () => (await import('./train.js')).trainCommand(),
+  balance: async () => (await import('./balance.js')).balanceCommand(),
+  evaluate: async () => (await import('./evaluate.js')).evaluateCommand(),
+  generate: async () => (await import('./generate.js')).generateCommand(),
+  merge: async () => (await import('./merge.js')).mergeCommand(),
+  study: async () => (await import('./study.js')).studyCommand(),
+  align: async () => (await import('./recipes.js')).alignCommand(),
+  optimize: async () => (await import('./recipes.js')).optimizeCommand(),
+  specialize: async () => (await import('./recipes.js')).specializeCommand(),
+  describe: async () => (await import('./describe.js')).describeCommand(),
+  doctor: async () => (await import('./doctor.js')).doctorCommand(),
+}
 
 async function main(): Promise<void> {
   const program = new Command('polylora')
@@ -32,14 +24,16 @@ async function main(): Promise<void> {
     .version(version())
     .helpCommand(false)
     .showHelpAfterError(false)
-  for (const create of commands) program.addCommand(create())
-  for (const command of [program, ...program.commands])
-    command.exitOverride().configureOutput({
-      outputError: (text, write) => {
-        write(`polylora: ${text.replace(/^error: /, '')}`)
-      },
-    })
   try {
+    const called = process.argv[2] ?? ''
+    const needed = Object.hasOwn(commands, called) ? [commands[called]] : Object.values(commands)
+    for (const create of needed) program.addCommand(await create())
+    for (const command of [program, ...program.commands])
+      command.exitOverride().configureOutput({
+        outputError: (text, write) => {
+          write(`polylora: ${text.replace(/^error: /, '')}`)
+        },
+      })
     await program.parseAsync()
   } catch (error) {
     process.exitCode = exitCodeOf(error)

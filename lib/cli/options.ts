@@ -2,7 +2,6 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DeviceOptions } from '../device.js'
 import { ConfigError } from '../errors.js'
 import type { Adapter } from '../adapters/adapter.js'
-import { parseComposition } from '../merge/index.js'
 import type { Model } from '../model.js'
 import { readYaml } from './config-file.js'
 
@@ -102,6 +101,7 @@ async function attachComposed(
   model: Model,
   file: string,
 ): Promise<{ attached: Adapter; folders: readonly string[] }> {
+  const { parseComposition } = await import('../merge/composition-file.js')
   const { adapters, gate } = parseComposition(await readYaml(file), file)
   return { attached: await model.attachComposition(adapters, gate), folders: adapters }
 }

@@ -1,9 +1,7 @@
 import { ArgumentError, DataError } from '../../errors.js'
 import { readBytes } from './byte-stream.js'
 import type { Compression } from './byte-stream.js'
-import { readCsv } from './csv.js'
 import { readJsonLines } from './jsonl.js'
-import { readParquet } from './parquet/index.js'
 import { Reading } from './reading.js'
 import type { BadRecord, ReadOptions, ReadRecord } from './reading.js'
 
@@ -42,24 +40,26 @@ export async function* readRecords(
   if (typeof path !== 'string' || path === '' || path.includes('\0'))
     throw new ArgumentError('path must be the path of a file.')
   const reading = new Reading(path, options)
-  for await (const record of openRecords(reading)) {
+  for await (const record of await openRecords(reading)) {
     yield record
     reading.throwIfAborted()
     if (reading.turnDue) await reading.turn()
   }
 }
 
-function openRecords(reading: Reading): AsyncGenerator<ReadRecord | BadRecord> {
+/** Each format's library is loaded with its first file. */
+async function openRecords(reading: Reading): Promise<AsyncGenerator<ReadRecord | BadRecord>> {
   const { format, compression } = formatOf(reading.path)
   switch (format) {
     case 'jsonl':
       return readJsonLines(reading, readBytes(reading, compression))
     case 'csv':
-      return readCsv(reading, readBytes(reading, compression), ',')
-    case 'tsv':
-      return readCsv(reading, readBytes(reading, compression), '\t')
+    case 'tsv': {
+      const { readCsv } = await import('./csv.js')
+      return readCsv(reading, readBytes(reading, compression), format === 'csv' ? ',' : '\t')
+    }
     case 'parquet':
-      return readParquet(reading)
+      return (await import('./parquet/index.js')).readParquet(reading)
   }
 }
 
