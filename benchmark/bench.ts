@@ -2,7 +2,8 @@
  * Measures polylora on this machine, beside transformers and PEFT where Python has them, and writes the figures to
  * docs/measurements as JSON and as a table.
  *
- *     npm run bench -- [--only kernels,step,peer,kinds,decode] [--quick] [--python PATH] [--threads N] [--output FOLDER]
+ *     npm run bench -- [--only kernels,step,peer,kinds,decode] [--dtype f32|bf16] [--quick]
+ *         [--python PATH] [--threads N] [--output FOLDER]
  *
  * With --only, what the file of the same day has of other sections stays. With --quick nothing is written unless
  * --output says where: such figures are for trying, not for the record.
@@ -15,7 +16,15 @@ import { format, resolveConfig } from 'prettier'
 import { root } from '../scripts/bootstrap.mjs'
 import { findProgram, run, ScriptError } from '../scripts/run.mjs'
 import { Device } from '../lib/device.js'
-import { type Case, type CaseFiles, cases, type DType, quickCases, writeCase } from './cases.js'
+import {
+  type Case,
+  type CaseFiles,
+  cases,
+  type DType,
+  dtypes,
+  quickCases,
+  writeCase,
+} from './cases.js'
 import { measureKinds } from './kinds.js'
 import {
   type BenchmarkRecord,
@@ -46,6 +55,7 @@ function options() {
   const { values } = parseArgs({
     options: {
       only: { type: 'string' },
+      dtype: { type: 'string' },
       quick: { type: 'boolean', default: false },
       python: { type: 'string' },
       threads: { type: 'string' },
@@ -56,9 +66,12 @@ function options() {
   for (const name of only)
     if (!(sectionNames as readonly string[]).includes(name))
       throw new ScriptError(`--only takes ${sectionNames.join(', ')}, not ${JSON.stringify(name)}`)
+  const chosen = dtypes.filter((dtype) => values.dtype === undefined || values.dtype === dtype)
+  if (chosen.length === 0)
+    throw new ScriptError(`--dtype takes ${dtypes.join(' or ')}, not ${values.dtype}`)
   if (values.threads !== undefined && !/^[1-9]\d{0,3}$/.test(values.threads))
     throw new ScriptError(`--threads takes a whole number from 1, not ${values.threads}`)
-  return { ...values, only: new Set(only) }
+  return { ...values, only: new Set(only), chosen }
 }
 
 /** A Python that imports torch, transformers and PEFT, or null. */
@@ -76,7 +89,7 @@ async function findPeer(asked: string | undefined): Promise<string | null> {
 }
 
 async function main(): Promise<void> {
-  const { only, quick, ...given } = options()
+  const { only, chosen, quick, ...given } = options()
   const device = Device.open('cpu')
   const { threads: available, instructionSet } = device.info
   await device.close()
@@ -91,6 +104,7 @@ async function main(): Promise<void> {
   const sections: Partial<Sections> = {}
   const common = {
     cases: quick ? quickCases : cases,
+    dtypes: chosen,
     quick,
     threads,
     instructionSet,
@@ -103,6 +117,16 @@ async function main(): Promise<void> {
       return made.get(name)!
     },
   }
+  const output = given.output ?? (quick ? null : join(root, 'docs/measurements'))
+  const record = (): BenchmarkRecord => ({
+    date: new Date().toISOString().slice(0, 10),
+    ...machine(),
+    threads,
+    versions,
+    peaks: [...peaks.values()],
+    circumstances,
+    sections,
+  })
   const measure = async <Name extends keyof Sections>(
     name: Name,
     body: () => Promise<Sections[Name]>,
@@ -111,6 +135,8 @@ async function main(): Promise<void> {
     const measured = await underCircumstances(body)
     sections[name] = measured.result
     circumstances[name] = measured.circumstances
+    // What a section has found outlives a stop in the next.
+    if (output !== null) await write(record(), output)
   }
   try {
     await measure('kernels', () =>
@@ -133,38 +159,27 @@ async function main(): Promise<void> {
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
-  const record: BenchmarkRecord = {
-    date: new Date().toISOString().slice(0, 10),
-    ...machine(),
-    threads,
-    versions,
-    peaks: [...peaks.values()],
-    circumstances,
-    sections,
-  }
-  const output = given.output ?? (quick ? null : join(root, 'docs/measurements'))
-  await write(record, output)
+  if (output === null) console.log(report(record()))
+  else say(`written to ${pathOf(record(), output)}.json and .md`)
 }
 
-/** Writes the record beside what the same day has of other sections, and prints its table. */
-async function write(record: BenchmarkRecord, folder: string | null): Promise<void> {
-  if (folder === null) {
-    console.log(report(record))
-    return
-  }
-  const slug = record.processor.toLowerCase().replace(/[^a-z0-9]+/g, '-')
-  const path = join(folder, `${record.date}-${slug}`)
+/** The files of a processor's day, without their endings. */
+function pathOf({ date, processor }: BenchmarkRecord, folder: string): string {
+  return join(folder, `${date}-${processor.toLowerCase().replace(/[^a-z0-9]+/g, '-')}`)
+}
+
+/** Writes the record and its table beside what the same day has of other sections. */
+async function write(record: BenchmarkRecord, folder: string): Promise<void> {
+  const path = pathOf(record, folder)
   const merged = merge(readRecord(`${path}.json`), record)
-  const text = report(merged)
   mkdirSync(folder, { recursive: true })
-  const write = async (file: string, content: string) => {
+  for (const [file, content] of [
+    [`${path}.json`, JSON.stringify(merged)],
+    [`${path}.md`, report(merged)],
+  ]) {
     const style = await resolveConfig(file)
     writeFileSync(file, await format(content, { ...style, filepath: file }))
   }
-  await write(`${path}.json`, JSON.stringify(merged))
-  await write(`${path}.md`, text)
-  console.log(text)
-  say(`written to ${path}.json and .md`)
 }
 
 function readRecord(path: string): BenchmarkRecord | null {

@@ -1,7 +1,7 @@
 /** Steps of every kind of adapter beside LoRA of the same total rank, and beside the peers' forms of them. */
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Case, type CaseFiles, dtypes, kindsBatches, optimizer, rank } from './cases.js'
+import { type Case, type CaseFiles, kindsBatches, optimizer, rank } from './cases.js'
 import { type KindFigure, median } from './record.js'
 import type { Setting } from './sections.js'
 import { Side, type TimedStep } from './side.js'
@@ -25,7 +25,7 @@ const adapters = 5
 export async function measureKinds(setting: Setting): Promise<KindFigure[]> {
   const figures: KindFigure[] = []
   for (const one of setting.cases)
-    for (const dtype of dtypes) {
+    for (const dtype of setting.dtypes) {
       setting.say(`${one.name} ${dtype}: kinds of adapters`)
       const given = await setting.files(one, dtype)
       const files: CaseFiles = { ...given, data: join(given.model, '../kinds.json') }

@@ -2,7 +2,7 @@
 import { basename } from 'node:path'
 import { buildNativePrograms, root } from '../scripts/bootstrap.mjs'
 import { run, ScriptError } from '../scripts/run.mjs'
-import { type Case, type CaseFiles, type DType, dtypes } from './cases.js'
+import type { Case, CaseFiles, DType } from './cases.js'
 import {
   type DecodeFigure,
   type KernelFigure,
@@ -17,6 +17,7 @@ import { type Decoded, Side, type Step } from './side.js'
 
 export interface Setting {
   readonly cases: readonly Case[]
+  readonly dtypes: readonly DType[]
   readonly quick: boolean
   readonly threads: number
   readonly instructionSet: string
@@ -105,7 +106,7 @@ function stepsOf({ config }: Case, quick: boolean): number {
 export async function measureSteps(setting: Setting): Promise<StepFigure[]> {
   const figures: StepFigure[] = []
   for (const one of setting.cases)
-    for (const dtype of dtypes)
+    for (const dtype of setting.dtypes)
       for (const how of methods) {
         setting.say(
           `${one.name} ${dtype}: ${how.method}${how.checkpointing ? ', checkpointed' : ''}`,
@@ -161,12 +162,15 @@ async function measureStep(
 export async function measurePeer(setting: Setting): Promise<PeerFigure[]> {
   const figures: PeerFigure[] = []
   for (const one of setting.cases)
-    for (const dtype of dtypes) {
+    for (const dtype of setting.dtypes) {
       setting.say(`${one.name} ${dtype}: LoRA beside transformers and PEFT`)
       figures.push(await comparePeer(setting, one, dtype))
     }
   return figures
 }
+
+/** Milliseconds after which no further step begins: without bf16 instructions one of torch's takes minutes. */
+const longestComparison = 5 * 60_000
 
 /** Both sides stay loaded and step in turn, so that what else the machine does falls on both. */
 async function comparePeer(
@@ -186,7 +190,9 @@ async function comparePeer(
   versions(ours.versions)
   versions(peer.versions)
   const steps = { ours: [] as Step[], peer: [] as Step[] }
+  const started = performance.now()
   for (let i = 0; i <= stepsOf(one, quick); i++) {
+    if (i > 1 && performance.now() - started > longestComparison) break
     steps.ours.push(await ours.step())
     steps.peer.push(await peer.step())
   }
@@ -221,7 +227,7 @@ const promptLength = 32
 export async function measureDecoding(setting: Setting): Promise<DecodeFigure[]> {
   const figures: DecodeFigure[] = []
   for (const one of setting.cases)
-    for (const dtype of dtypes) {
+    for (const dtype of setting.dtypes) {
       setting.say(`${one.name} ${dtype}: decoding`)
       figures.push(...(await compareDecoding(setting, one, dtype)))
     }

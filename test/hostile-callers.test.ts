@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, it } from 'mocha'
@@ -14,16 +14,21 @@ describe('hostile callers', function () {
   this.timeout(180_000)
   const native = loadNative()
   const loose = native as unknown as Record<string, (...args: unknown[]) => unknown>
+  const started = process.cwd()
   let folder: string
   let device: NativeDevice
 
   before(() => {
     folder = mkdtempSync(join(tmpdir(), 'polylora-hostile-'))
+    // Some hostile strings are good paths: what they write stays within the folder, '../a' too.
+    mkdirSync(join(folder, 'here'))
+    process.chdir(join(folder, 'here'))
     device = native.openDevice('cpu', { threads: 1, memoryBudget: 1 << 24 })
   })
 
   after(async () => {
     await native.closeDevice(device)
+    process.chdir(started)
     rmSync(folder, { recursive: true, force: true })
   })
 

@@ -34,7 +34,7 @@ try {
     const before = await examine(model)
     say('examined it on held-out questions')
 
-    const adapter = model.attach(lora({ rank: 16, alpha: 32, dropout: 0.05, seed: 1 }))
+    const adapter = model.attach(lora({ rank: 16, alpha: 32, seed: 1 }))
     say(
       `attached a LoRA adapter of rank 16: ${adapter.numParameters.toLocaleString('en')} parameters`,
     )
