@@ -30,30 +30,14 @@ export interface Order {
   next(): { group: number; index: number }
 }
 
-/**
- * An endless order over several groups of samples.
- *
- * Groups take turns so that after t samples the count of each differs from t times its share by less than 1 (Tijdeman
- * 1980, "The chairman assignment problem"); a group's share is its size times its weight. Within a group every sample
- * comes once a pass, in a permutation that is new each pass.
- */
-export class SampleOrder implements Order {
-  readonly #groups: readonly OrderedGroup[]
-  readonly #shares: readonly number[]
-  readonly #options: OrderOptions
-  readonly #turns: boolean
-  readonly #counts: number[]
+/** Where an order stands; what comes next is for those that extend it to say. */
+export abstract class CountedOrder implements Order {
+  /** Samples taken from each group so far. */
+  protected readonly counts: number[]
   #position = 0
 
-  /** Groups without samples are never chosen; at least one must have some. */
-  constructor(groups: readonly OrderedGroup[], options: OrderOptions) {
-    const total = groups.reduce((sum, { size, weight }) => sum + size * weight, 0)
-    this.#groups = groups
-    this.#shares = groups.map(({ size, weight }) => (size * weight) / total)
-    this.#options = options
-    const weights = new Set(groups.map(({ weight }) => weight))
-    this.#turns = options.shuffle || weights.size > 1
-    this.#counts = groups.map(() => 0)
+  constructor(numGroups: number) {
+    this.counts = new Array<number>(numGroups).fill(0)
   }
 
   get position(): number {
@@ -61,23 +45,58 @@ export class SampleOrder implements Order {
   }
 
   get state(): OrderState {
-    return { position: this.#position, counts: [...this.#counts] }
+    return { position: this.#position, counts: [...this.counts] }
   }
 
   restore({ position, counts }: OrderState): void {
     this.#position = position
     counts.forEach((count, group) => {
-      this.#counts[group] = count
+      this.counts[group] = count
     })
   }
 
-  next(): { group: number; index: number } {
-    const group = this.#turns
-      ? nextInTurn(this.#shares, this.#counts, this.#position)
-      : this.#nextInSequence()
-    const { size } = this.#groups[group]
-    const count = this.#counts[group]++
+  abstract next(): { group: number; index: number }
+
+  /** The group whose turn it is, if they take turns by shares that sum to 1. */
+  protected inTurn(shares: readonly number[]): number {
+    return nextInTurn(shares, this.counts, this.#position)
+  }
+
+  /** One more of a group. @returns how many it has given before */
+  protected take(group: number): number {
     this.#position++
+    return this.counts[group]++
+  }
+}
+
+/**
+ * An endless order over several groups of samples.
+ *
+ * Groups take turns so that after t samples the count of each differs from t times its share by less than 1 (Tijdeman
+ * 1980, "The chairman assignment problem"); a group's share is its size times its weight. Within a group every sample
+ * comes once a pass, in a permutation that is new each pass.
+ */
+export class SampleOrder extends CountedOrder {
+  readonly #groups: readonly OrderedGroup[]
+  readonly #shares: readonly number[]
+  readonly #options: OrderOptions
+  readonly #turns: boolean
+
+  /** Groups without samples are never chosen; at least one must have some. */
+  constructor(groups: readonly OrderedGroup[], options: OrderOptions) {
+    super(groups.length)
+    const total = groups.reduce((sum, { size, weight }) => sum + size * weight, 0)
+    this.#groups = groups
+    this.#shares = groups.map(({ size, weight }) => (size * weight) / total)
+    this.#options = options
+    const weights = new Set(groups.map(({ weight }) => weight))
+    this.#turns = options.shuffle || weights.size > 1
+  }
+
+  next(): { group: number; index: number } {
+    const group = this.#turns ? this.inTurn(this.#shares) : this.#nextInSequence()
+    const { size } = this.#groups[group]
+    const count = this.take(group)
     const pass = Math.floor(count / size)
     const index = count % size
     if (!this.#options.shuffle) return { group, index }
@@ -86,7 +105,7 @@ export class SampleOrder implements Order {
 
   #nextInSequence(): number {
     const perPass = this.#groups.reduce((sum, { size }) => sum + size, 0)
-    let at = this.#position % perPass
+    let at = this.position % perPass
     return this.#groups.findIndex(({ size }) => {
       if (at < size) return true
       at -= size
@@ -101,7 +120,7 @@ export class SampleOrder implements Order {
  *
  * @param shares sum to 1; those of 0 have no turn
  */
-export function nextInTurn(
+function nextInTurn(
   shares: readonly number[],
   counts: readonly number[],
   position: number,

@@ -27,7 +27,8 @@ export class SampleTraits {
 
   add(record: CorpusRecord, labelMask: Uint8Array): void {
     if (this.#size === this.#content.length) this.#grow()
-    const { asked, answer } = textsOf(record)
+    const { asked: question, choices, answer } = textsOf(record)
+    const asked = [question, ...choices].join('\n')
     this.#content[this.#size] = hash(`${collapsed(asked)}\0${collapsed(answer)}`)
     this.#facts[this.#size] = hash(`${factsOf(asked).join(' ')}\0${collapsed(answer)}`)
     this.#trainedTokens[this.#size++] = labelMask.reduce((sum, one) => sum + one, 0)
@@ -45,23 +46,31 @@ export class SampleTraits {
   }
 }
 
+export interface RecordTexts {
+  readonly asked: string
+  readonly choices: readonly string[]
+  readonly answer: string
+}
+
 /** What a record asks, and what it answers; a text only says something. */
-function textsOf(record: CorpusRecord): { asked: string; answer: string } {
+export function textsOf(record: CorpusRecord): RecordTexts {
+  const choices: readonly string[] = []
   switch (record.kind) {
     case 'text':
-      return { asked: record.text, answer: '' }
+      return { asked: record.text, choices, answer: '' }
     case 'completion':
-      return { asked: record.prompt, answer: record.completion }
+      return { asked: record.prompt, choices, answer: record.completion }
     case 'choice':
       return {
-        asked: [record.question, ...record.choices].join('\n'),
+        asked: record.question,
+        choices: record.choices,
         answer: record.choices[record.answer],
       }
     case 'chat': {
       const contents = record.messages.map(({ content }) =>
         typeof content === 'string' ? content : JSON.stringify(content ?? ''),
       )
-      return { asked: contents.slice(0, -1).join('\n'), answer: contents.at(-1) ?? '' }
+      return { asked: contents.slice(0, -1).join('\n'), choices, answer: contents.at(-1) ?? '' }
     }
   }
 }

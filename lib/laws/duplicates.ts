@@ -1,7 +1,6 @@
+import { nearDuplicateCosine } from '../data/balance/duplicates.js'
 import type { CorpusRecord } from '../data/index.js'
-
-/** Near duplicates ask the same: above this cosine, with equal numbers, names and answer. */
-const leastCosine = 0.95
+import { factsOf, textsOf } from '../data/traits.js'
 
 /** Where a record is. */
 export interface Place {
@@ -10,9 +9,9 @@ export interface Place {
 }
 
 /**
- * Finds the records that say the same as one that it holds: equal but for case, spaces and punctuation, or with a cosine of
- * character trigrams above 0.95 and equal numbers, capitalised words and answer. Two questions of one template are then
- * not the same.
+ * Finds the records that say the same as one that it holds: equal but for case, spaces and punctuation (signs of calculation are none), or with a cosine of
+ * character trigrams above 0.95 and equal facts and answer. Two questions of one template are then not the same. The choices
+ * that are offered do not count: a question is the same question with others.
  */
 export class DuplicateIndex {
   readonly #texts = new Map<string, Place>()
@@ -31,7 +30,7 @@ export class DuplicateIndex {
     const { text, block, grams } = signature(record)
     const same = this.#texts.get(text)
     if (same) return same
-    const found = this.#blocks.get(block)?.find((one) => cosine(one.grams, grams) > leastCosine)
+    const found = this.#blocks.get(block)?.find((one) => cosine(one.grams, grams) > nearDuplicateCosine)
     return found?.place ?? null
   }
 }
@@ -43,10 +42,7 @@ interface Grams {
 
 function signature(record: CorpusRecord): { text: string; block: string; grams: Grams } {
   const { asked, answer } = textsOf(record)
-  const all = `${asked} ${answer}`.normalize('NFKC')
-  const numbers = all.match(/\d+(?:[.,]\d+)*/g) ?? []
-  const names = all.match(/\p{Lu}[\p{L}\p{N}]*/gu) ?? []
-  const block = [plain(answer), numbers.sort().join(' '), names.sort().join(' ')].join('\n')
+  const block = `${plain(answer)}\n${factsOf(asked.normalize('NFKC')).join(' ')}`
   const text = ` ${plain(asked)} `
   const counts = new Map<string, number>()
   for (let i = 0; i + 3 <= text.length; i++) {
@@ -70,22 +66,6 @@ const plain = (text: string) =>
   text
     .normalize('NFKC')
     .toLowerCase()
-    .replace(/[^\p{L}\p{N}]+/gu, ' ')
+    .replace(/[^\p{L}\p{N}+*/^%×÷]+/gu, ' ')
+    .replace(/ ?([+*/^%×÷]) ?/gu, '$1')
     .trim()
-
-function textsOf(record: CorpusRecord): { asked: string; answer: string } {
-  switch (record.kind) {
-    case 'text':
-      return { asked: record.text, answer: '' }
-    case 'completion':
-      return { asked: record.prompt, answer: record.completion }
-    case 'choice':
-      return { asked: record.question, answer: record.choices[record.answer] }
-    case 'chat': {
-      const texts = record.messages.map(({ content }) =>
-        typeof content === 'string' ? content : '',
-      )
-      return { asked: texts.slice(0, -1).join('\n'), answer: texts.at(-1) ?? '' }
-    }
-  }
-}

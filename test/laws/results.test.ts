@@ -4,7 +4,7 @@ import type { StudyPlan } from '../../lib/laws/plan.js'
 import { base } from '../../lib/laws/procedure.js'
 import { judge, scoreOf } from '../../lib/laws/results.js'
 import type { RunRecord } from '../../lib/laws/run-record.js'
-import { Philox } from '../../lib/laws/statistics/index.js'
+import { Philox } from '../../lib/philox.js'
 import type { StudyData } from '../../lib/laws/study-data.js'
 
 const items = 100

@@ -1,4 +1,4 @@
-import { mix, nextInTurn, type Order, type OrderState, permute } from '../order.js'
+import { CountedOrder, mix, permute } from '../order.js'
 import type { MixingPlan } from './plan.js'
 import type { Pool } from './pool.js'
 
@@ -7,42 +7,25 @@ import type { Pool } from './pool.js'
  * share by less than 1, or come one after another where the plan has a sequence. A discipline's copies are dealt out to
  * passes as evenly as they can, each pass in a permutation of its own; after the last a new round begins.
  */
-export class MixedOrder implements Order {
+export class MixedOrder extends CountedOrder {
   readonly #pools: readonly Pool[]
   readonly #plan: MixingPlan
   readonly #shares: readonly number[]
   readonly #rounds: readonly Round[]
   /** Disciplines with samples, one after another; null: at once. */
   readonly #sequence: readonly number[] | null
-  readonly #counts: number[]
-  #position = 0
 
   /** @param pools of the corpus that the plan was made for */
   constructor(pools: readonly Pool[], plan: MixingPlan, seed: number) {
+    super(pools.length)
     this.#pools = pools
     this.#plan = plan
     this.#shares = plan.disciplines.map(({ share }) => share)
     this.#rounds = plan.disciplines.map(({ copies }, i) => new Round(copies, mix(seed, i)))
-    this.#counts = pools.map(() => 0)
     this.#sequence =
       plan.sequence
         ?.map((name) => plan.disciplines.findIndex((one) => one.name === name))
         .filter((i) => this.#shares[i] > 0) ?? null
-  }
-
-  get position(): number {
-    return this.#position
-  }
-
-  get state(): OrderState {
-    return { position: this.#position, counts: [...this.#counts] }
-  }
-
-  restore({ position, counts }: OrderState): void {
-    this.#position = position
-    counts.forEach((count, i) => {
-      this.#counts[i] = count
-    })
   }
 
   next(): { group: number; index: number } {
@@ -54,15 +37,14 @@ export class MixedOrder implements Order {
   nextItem(): { discipline: number; item: number } {
     const discipline = this.#sequence
       ? this.#nextInSequence(this.#sequence)
-      : nextInTurn(this.#shares, this.#counts, this.#position)
-    this.#position++
-    return { discipline, item: this.#rounds[discipline].item(this.#counts[discipline]++) }
+      : this.inTurn(this.#shares)
+    return { discipline, item: this.#rounds[discipline].item(this.take(discipline)) }
   }
 
   #nextInSequence(sequence: readonly number[]): number {
     const { disciplines } = this.#plan
     // Beyond what was planned the last one goes on.
-    return sequence.find((i) => this.#counts[i] < disciplines[i].draws) ?? sequence.at(-1)!
+    return sequence.find((i) => this.counts[i] < disciplines[i].draws) ?? sequence.at(-1)!
   }
 }
 

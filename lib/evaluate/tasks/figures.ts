@@ -1,3 +1,5 @@
+import { Philox } from '../../philox.js'
+
 /** One figure of a task over its items. */
 export interface Figure {
   readonly name: string
@@ -77,7 +79,7 @@ function standardError(shares: readonly Share[]): number | null {
 /** The 2.5% and 97.5% points of the mean over items drawn with replacement; the same numbers at every call. */
 async function resample(shares: readonly Share[]): Promise<[number, number]> {
   const n = shares.length
-  const draws = new Xorshift(0x9e3779b9)
+  const draws = new Philox(0)
   const means = new Float64Array(numResamples)
   let drawn = 0
   for (let r = 0; r < numResamples; r++) {
@@ -100,22 +102,4 @@ async function resample(shares: readonly Share[]): Promise<[number, number]> {
     means[Math.round(0.025 * (numResamples - 1))],
     means[Math.round(0.975 * (numResamples - 1))],
   ]
-}
-
-/** Marsaglia's xorshift32: enough for drawing items, and quick for a thousand times a million. */
-class Xorshift {
-  #state: number
-
-  constructor(seed: number) {
-    this.#state = seed
-  }
-
-  below(n: number): number {
-    let x = this.#state
-    x ^= x << 13
-    x ^= x >>> 17
-    x ^= x << 5
-    this.#state = x
-    return Math.floor(((x >>> 0) / 2 ** 32) * n)
-  }
 }

@@ -6,7 +6,6 @@ export {
   pairedDifference,
   type PairedOptions,
 } from './paired-difference.js'
-export { Philox } from './philox.js'
 export { upperQuantile, upperTail } from './student-t.js'
 export { leastRatio, type PairedRuns, variability, type VariabilityResult } from './variability.js'
 export { contrastVerdict, holm, lawVerdict, type Verdict } from './verdict.js'

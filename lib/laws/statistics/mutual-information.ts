@@ -1,6 +1,6 @@
 import { ArgumentError } from '../../errors.js'
+import { Philox } from '../../philox.js'
 import { mean } from './chance.js'
-import { Philox } from './philox.js'
 
 export interface MutualInformation {
   /** I(D; E) / sqrt(H(D) H(E)): 0 where the experts know no discipline, 1 where each is one's. */

@@ -1,6 +1,6 @@
 import { ArgumentError } from '../../errors.js'
+import { Philox } from '../../philox.js'
 import { mean } from './chance.js'
-import { Philox } from './philox.js'
 import { upperQuantile, upperTail } from './student-t.js'
 
 /** What two arms (or a weighted sum of arms) differ by on the items of one discipline. */

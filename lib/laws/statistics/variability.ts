@@ -1,6 +1,6 @@
 import { ArgumentError } from '../../errors.js'
+import { Philox } from '../../philox.js'
 import { mean, median } from './chance.js'
-import { Philox } from './philox.js'
 import type { Verdict } from './verdict.js'
 
 /** Outcomes of runs that were drawn in pairs: `[run][discipline]`. */

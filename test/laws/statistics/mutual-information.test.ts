@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { mutualInformation, Philox } from '../../../lib/laws/statistics/index.js'
+import { mutualInformation } from '../../../lib/laws/statistics/index.js'
+import { Philox } from '../../../lib/philox.js'
 
 describe('mutual information of disciplines and experts', () => {
   const labels = Array.from({ length: 60 }, (_, i) => ['a', 'b', 'c'][i % 3])

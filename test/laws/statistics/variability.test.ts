@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { type PairedRuns, Philox, variability } from '../../../lib/laws/statistics/index.js'
+import { type PairedRuns, variability } from '../../../lib/laws/statistics/index.js'
+import { Philox } from '../../../lib/philox.js'
 
 /** Runs whose outcomes share part of their noise over disciplines, as runs of one seed do. */
 function simulate(ratio: number, seed: number, runs = 10, level = 0): PairedRuns {

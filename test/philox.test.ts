@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { Philox } from '../../../lib/laws/statistics/index.js'
-import { philox } from '../../random.js'
+import { Philox } from '../lib/philox.js'
+import { philox } from './random.js'
 
 describe('Philox of the statistics', () => {
   it('gives the words of Philox4x32-10', () => {

@@ -1,4 +1,4 @@
-import { ArgumentError } from '../../errors.js'
+import { ArgumentError } from './errors.js'
 
 /** Uniform numbers by Philox4x32-10 (Salmon et al. 2011): a seed and a stream say all that will come. */
 export class Philox {
@@ -30,10 +30,10 @@ export class Philox {
 
   /** A whole number from 0 to below `count`, which is at most 2^32; without bias. */
   below(count: number): number {
-    const limit = 2 ** 32 - (2 ** 32 % count)
     for (;;) {
       const word = this.word()
-      if (word < limit) return word % count
+      // The exact limit is looked at only where it may matter: a division for each draw would take as long as the draw.
+      if (word < 2 ** 32 - count || word < 2 ** 32 - (2 ** 32 % count)) return word % count
     }
   }
 
