@@ -8,6 +8,7 @@ export type { CompositionGate, LoraMoeOptions, MtlLoraOptions } from './adapters
 export type { AdapterKind, LoraDeclaration, LoraOptions } from './adapters/declaration.js'
 export type { Adapter, AdapterModule } from './adapters/adapter.js'
 export { train, type TrainOptions } from './train/train.js'
+export { EmbeddingMemory } from './data/balance/embedding.js'
 export { trainSideBySide, type TrainSideBySideOptions } from './train/train-side-by-side.js'
 export { describeAdapter } from './adapters/describe.js'
 export type { AdapterDescription, ModuleDescription } from './adapters/describe.js'

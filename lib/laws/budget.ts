@@ -1,9 +1,11 @@
+import { mostEpochs } from './arms/balance.js'
 import {
+  askedSize,
   makePlan,
   type PlanInputs,
+  possibleSize,
   type StudyPlan,
   type StudySize,
-  wholeSize,
   type Workload,
   workloadOf,
 } from './plan.js'
@@ -20,6 +22,8 @@ export interface Speed {
 
 /** Loading the model, writing what was found. */
 const secondsPerRun = 0.5
+/** Of a step with frozen weights: the other half goes back. */
+const forwardPart = 0.5
 /** Of the time: measuring takes at most so much. */
 const mostMeasuring = 0.25
 const leastItems = 30
@@ -32,9 +36,11 @@ export interface BudgetedPlan {
   readonly seconds: number
 }
 
-export function secondsOf({ runs, tokens, mixtureTokens, items }: Workload, speed: Speed): number {
+export function secondsOf(work: Workload, speed: Speed): number {
+  const { runs, tokens, mixtureTokens, embeddedTokens, items } = work
   const training = (tokens - mixtureTokens) / speed.tokens + mixtureTokens / speed.mixtureTokens
-  return training + items / speed.items + runs * secondsPerRun
+  const embedding = (forwardPart * embeddedTokens) / speed.tokens
+  return training + embedding + items / speed.items + runs * secondsPerRun
 }
 
 /**
@@ -44,9 +50,16 @@ export function secondsOf({ runs, tokens, mixtureTokens, items }: Workload, spee
 export function fitPlan(inputs: PlanInputs, speed: Speed): BudgetedPlan {
   const { config, data } = inputs
   const mostItems = Math.max(...[...data.sets.values()].map(({ chances }) => chances.length))
-  const whole = wholeSize(config, mostItems)
+  const asked = askedSize(config, mostItems)
+  const whole = possibleSize(inputs, mostItems)
+  const capped =
+    whole.tokens < asked.tokens
+      ? [
+          `tokens of a run: ${whole.tokens} in place of ${asked.tokens}, all that law 1 can draw in ${mostEpochs} passes; without balance in laws there is no such cut`,
+        ]
+      : []
   const tryOut = (size: StudySize): BudgetedPlan => {
-    const plan = makePlan(inputs, size, cutsOf(whole, size))
+    const plan = makePlan(inputs, size, [...capped, ...cutsOf(whole, size)])
     const workload = workloadOf(plan, data)
     return { plan, workload, seconds: secondsOf(workload, speed) }
   }

@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { saveAdapter } from '../adapters/peft.js'
+import type { EmbeddingMemory } from '../data/balance/embedding.js'
 import type { Device } from '../device.js'
 import { DeviceError, isPolyloraError, AbortedError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
@@ -8,7 +9,7 @@ import { Model } from '../model.js'
 import { declareAdapter, type DeclaredMethod, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
 import type { StepReport } from '../train/trainer.js'
-import { sourcesOf } from './mixture.js'
+import { mixingOf, sourcesOf } from './mixture.js'
 import {
   type ChoiceProcedure,
   type MergeProcedure,
@@ -17,6 +18,8 @@ import {
   type Procedure,
   procedureHash,
   runId,
+  sourcesOfShares,
+  stepsOf,
   type TrainProcedure,
   withTokens,
 } from './procedure.js'
@@ -38,6 +41,8 @@ export interface LaboratoryOptions {
   readonly config: StudyConfig
   readonly data: StudyData
   readonly device: Device
+  /** Of what runs on the untouched model embed. */
+  readonly memory?: EmbeddingMemory
   /** The study's. */
   readonly folder: string
   readonly signal?: AbortSignal
@@ -115,6 +120,7 @@ export class Laboratory {
 
   /** Puts the runs that a run went on from among the records, as they were put there when it was made. */
   async #recall(procedure: Procedure, seed: number): Promise<void> {
+    for (const other of sourcesOfShares(procedure)) await this.run(other, seed, [])
     for (const asked of partsOf(procedure)) {
       const part = await this.#settle(asked)
       if (part.kind === 'train') await this.run(part, seed, [])
@@ -253,10 +259,12 @@ export class Laboratory {
   }
 
   async #train(model: Model, procedure: TrainProcedure, seed: number): Promise<Training> {
-    const { config, data, folder, signal } = this.#options
+    const { config, data, folder, memory, signal } = this.#options
     const { method, learningRate } = await this.#design(procedure)
-    const steps = Math.max(1, Math.round(procedure.tokens / config.batchTokens))
-    const whole = sourcesOf(procedure.data, data, procedure.tokens)
+    const steps = stepsOf(procedure.tokens, config.batchTokens)
+    const whole = sourcesOf(procedure.data, data)
+    const [of] = sourcesOfShares(procedure)
+    const mixing = mixingOf(procedure.data, config, of ? await this.run(of, seed, []) : null)
     const { subset } = procedure.data
     await using drawn = await drawSubset(whole, subset ?? 1, seed, join(folder, 'subset'))
     const names = [...new Set(whole.map(({ discipline }) => discipline ?? 'default'))]
@@ -267,7 +275,13 @@ export class Laboratory {
     let diverged: string | null = null
     try {
       await train(model, {
-        data: { train: drawn.sources, chatTemplate: config.data.chatTemplate, onBadRecord: 'skip' },
+        data: {
+          train: drawn.sources,
+          mixing,
+          chatTemplate: config.data.chatTemplate,
+          onBadRecord: 'skip',
+        },
+        memory: procedure.from.kind === 'base' ? memory : undefined,
         steps,
         batch: { maxTokens: config.batchTokens },
         optimizer: { learningRate },
@@ -293,8 +307,10 @@ export class Laboratory {
       case 'merge':
         return { kind: 'merge', operator: procedure.operator, weight: procedure.weight }
       case 'train': {
-        const { data, tokens } = procedure
-        return { kind: 'train', ...(await this.#design(procedure)), data, tokens }
+        const { tokens } = procedure
+        const { shares } = procedure.data
+        const data = { ...procedure.data, shares: typeof shares === 'string' ? shares : 'realised' }
+        return { kind: 'train', ...(await this.#design(procedure)), data, tokens } as const
       }
     }
   }

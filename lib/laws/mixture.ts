@@ -1,67 +1,46 @@
+import { DataError } from '../errors.js'
 import type { TrainConfigInput } from '../train/options.js'
 import type { Mixture } from './procedure.js'
-import type { DisciplineData, StudyData } from './study-data.js'
+import type { RunRecord } from './run-record.js'
+import type { StudyConfig } from './study-config.js'
+import type { StudyData } from './study-data.js'
 
-type Sources = TrainConfigInput['data']['train']
+type TrainData = TrainConfigInput['data']
 
-/** What each discipline has of the trained tokens, by name; they sum to 1. */
-export function sharesOf(
-  { shares, mostEpochs = Infinity }: Mixture,
-  disciplines: readonly DisciplineData[],
-  tokens: number,
-): Readonly<Record<string, number>> {
-  const sizes = disciplines.map(({ trainedTokens }) => trainedTokens)
-  const total = sum(sizes)
-  const allotted = () => {
-    switch (shares) {
-      case 'proportional':
-        return sizes
-      case 'equal':
-        return sizes.map(() => 1)
-      case 'capped':
-      case 'diverse': {
-        const budget = (tokens * total) / sum(disciplines.map((one) => one.tokens))
-        return waterFill(
-          sizes.map((size) => size * mostEpochs),
-          budget,
-        )
-      }
-    }
+/** The training files of a mixture. */
+export function sourcesOf({ disciplines, fresh }: Mixture, data: StudyData): TrainData['train'] {
+  if (disciplines === 'instructions')
+    return [{ discipline: 'instructions', path: data.alignment! }]
+  return data.disciplines
+    .filter(({ name }) => disciplines.includes(name))
+    .flatMap(({ name, path, reserve }) => {
+      const own = { discipline: name, path }
+      return fresh ? [own, { ...own, path: reserve!.path }] : [own]
+    })
+}
+
+/**
+ * The same as a rule of `data.mixing`.
+ *
+ * @param other the run whose shares it takes, if it does
+ * @throws DataError if that run failed
+ */
+export function mixingOf(
+  { shares, mostEpochs }: Mixture,
+  { embedding }: Pick<StudyConfig, 'embedding'>,
+  other: RunRecord | null,
+): TrainData['mixing'] {
+  switch (shares) {
+    case 'proportional':
+    case 'equal':
+      return { kind: shares }
+    case 'capped':
+      return { kind: 'unimax', caps: 'diversity', maxEpochs: mostEpochs, embedding }
+    case 'diverse':
+      return { kind: 'diverse', maxEpochs: mostEpochs, embedding }
+    default:
+      if (other === null || other.status === 'failed')
+        throw new DataError(`the run whose shares it takes failed: ${other?.reason ?? 'not run'}`)
+      return { kind: 'shares', shares: other.mixture }
   }
-  const parts = allotted()
-  const whole = sum(parts)
-  return Object.fromEntries(disciplines.map(({ name }, i) => [name, parts[i] / whole]))
 }
-
-/** The budget in parts as equal as their caps allow (UniMax, Chung et al. 2023); all caps where they do not reach it. */
-export function waterFill(caps: readonly number[], budget: number): number[] {
-  const filled = caps.map(() => 0)
-  let [left, open] = [budget, caps.length]
-  const ascending = caps.map((_, i) => i).sort((a, b) => caps[a] - caps[b])
-  for (const i of ascending) {
-    filled[i] = Math.min(caps[i], left / open)
-    left -= filled[i]
-    open--
-  }
-  return filled
-}
-
-/** The training files of a mixture, weighted so that each discipline has its share of the trained tokens. */
-export function sourcesOf(mixture: Mixture, data: StudyData, tokens: number): Sources {
-  const { disciplines: names } = mixture
-  if (names === 'instructions') return [{ discipline: 'instructions', path: data.alignment! }]
-  const disciplines = data.disciplines.filter(({ name }) => names.includes(name))
-  const shares = sharesOf(mixture, disciplines, tokens)
-  const weights = disciplines.map(
-    ({ name, trainedTokens, reserve }) =>
-      shares[name] / (trainedTokens + (mixture.fresh ? reserve!.trainedTokens : 0)),
-  )
-  const largest = Math.max(...weights)
-  return disciplines.flatMap(({ name, path, reserve }, i) => {
-    const weight = weights[i] / largest
-    const own = { discipline: name, path, weight }
-    return mixture.fresh ? [own, { ...own, path: reserve!.path }] : [own]
-  })
-}
-
-const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)

@@ -1,7 +1,8 @@
+import { ConfigError } from '../errors.js'
 import type { DecoderConfig } from '../models/index.js'
 import { linearNames, type LinearName, linearShape } from '../models/index.js'
 import { declareAlign } from './arms/align.js'
-import { declareBalance } from './arms/balance.js'
+import { declareBalance, mostEpochs } from './arms/balance.js'
 import type { Arm, Law, LawName, Setting } from './arms/law.js'
 import { declareOptimize } from './arms/optimize.js'
 import {
@@ -12,11 +13,14 @@ import {
   type Procedure,
   procedureHash,
   runId,
+  sourcesOfShares,
+  stepsOf,
   withTokens,
 } from './procedure.js'
 import { declareSpecialize } from './arms/specialize.js'
 import type { StudyConfig } from './study-config.js'
 import type { StudyData } from './study-data.js'
+import { type CorpusSurvey, drawableSteps } from './survey.js'
 import { declareVariability } from './arms/variability.js'
 
 /** What may be cut where time is short; everything else of a plan follows from configuration and data. */
@@ -46,6 +50,7 @@ export interface StudyPlan {
   readonly metric: StudyConfig['metric']
   readonly isSlice: boolean
   readonly batchTokens: number
+  readonly embedding: StudyConfig['embedding']
   readonly dtype: StudyConfig['dtype']
   /** Fingerprints of the model and of all data. */
   readonly model: string
@@ -79,10 +84,12 @@ export interface PlanInputs {
   readonly data: StudyData
   readonly model: DecoderConfig
   readonly modelFingerprint: string
-  readonly canDiversify: boolean
+  /** Null where no law caps anything. */
+  readonly survey: CorpusSurvey | null
 }
 
-export const wholeSize = (config: StudyConfig, items: number): StudySize => ({
+/** As the configuration has it, however long it takes. */
+export const askedSize = (config: StudyConfig, items: number): StudySize => ({
   tokens: config.tokens,
   seeds: config.slice ? 1 : config.seeds,
   variabilityRuns: config.slice ? 1 : config.variabilityRuns,
@@ -90,9 +97,30 @@ export const wholeSize = (config: StudyConfig, items: number): StudySize => ({
   items,
 })
 
+/**
+ * The same as far as the caps of the first law allow: its arms have the tokens that all others have.
+ *
+ * @throws ConfigError if they do not even allow a step
+ */
+export function possibleSize(
+  { config, survey }: Pick<PlanInputs, 'config' | 'survey'>,
+  items: number,
+): StudySize {
+  const asked = askedSize(config, items)
+  if (survey === null) return asked
+  const steps = drawableSteps(survey, mostEpochs)
+  if (steps === 0)
+    throw new ConfigError(
+      `law 1 (balance): all that ${mostEpochs} passes over these disciplines allow is less than a step of ${survey.stepTokens} tokens; lower batchTokens, or leave balance out of laws`,
+      { details: { key: 'batchTokens', received: config.batchTokens } },
+    )
+  if (stepsOf(asked.tokens, config.batchTokens) <= steps) return asked
+  return { ...asked, tokens: steps * config.batchTokens }
+}
+
 /** What the laws' declarations are made from. */
 export function settingOf(inputs: PlanInputs, size: StudySize): Setting {
-  const { config, data, model } = inputs
+  const { config, data, model, survey } = inputs
   return {
     disciplines: data.disciplines.map(({ name, tokens, trainedTokens }) => ({
       name,
@@ -101,7 +129,9 @@ export function settingOf(inputs: PlanInputs, size: StudySize): Setting {
     })),
     hasReserve: data.disciplines.every(({ reserve }) => reserve !== null),
     hasGeneral: data.sets.has('general'),
-    canDiversify: inputs.canDiversify,
+    canDraw: (maxEpochs) =>
+      survey === null ||
+      stepsOf(size.tokens, config.batchTokens) <= drawableSteps(survey, maxEpochs),
     tokens: size.tokens,
     delta: config.delta / 100,
     variabilityRuns: size.variabilityRuns,
@@ -132,6 +162,7 @@ export function makePlan(inputs: PlanInputs, size: StudySize, cuts: readonly str
     metric: config.metric,
     isSlice: config.slice,
     batchTokens: config.batchTokens,
+    embedding: config.embedding,
     dtype: config.dtype,
     model: inputs.modelFingerprint,
     data: data.fingerprint,
@@ -178,6 +209,8 @@ export interface Workload {
   readonly tokens: number
   /** Of those, by mixtures of experts. */
   readonly mixtureTokens: number
+  /** That go forward once, to be embedded. */
+  readonly embeddedTokens: number
   /** Scored; generated answers count five times. */
   readonly items: number
 }
@@ -210,6 +243,7 @@ export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
         return
       case 'train':
         if (procedure.from.kind !== 'base') add(procedure.from, seed, [])
+        for (const other of sourcesOfShares(procedure)) add(other, seed, [])
         if (typeof procedure.learningRate !== 'number') prepareChoice(procedure.learningRate.by)
         return
       case 'choice':
@@ -241,7 +275,11 @@ export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
         Math.min(set.chances.length, plan.size.items) * (set.isChecked ? generatedItemCost : 1)
     }
   }
-  return { runs: runs.size, tokens, mixtureTokens, items }
+  const embeds = plan.embedding === 'model' && plan.laws.some(({ name }) => name === 'balance')
+  const embeddedTokens = embeds
+    ? data.disciplines.reduce((sum, discipline) => sum + discipline.tokens, 0)
+    : 0
+  return { runs: runs.size, tokens, mixtureTokens, embeddedTokens, items }
 }
 
 function trainingOf(procedure: Procedure): { tokens: number; method: Method } | null {

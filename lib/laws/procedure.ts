@@ -57,11 +57,14 @@ export interface ChoiceProcedure {
 export interface Mixture {
   /** Of the corpus; or the alignment data alone: general content, no discipline. */
   readonly disciplines: readonly string[] | 'instructions'
-  /** Of the trained tokens: by size, equal, by UniMax's water-filling under caps, or that with a diverse selection. */
-  readonly shares: 'proportional' | 'equal' | 'capped' | 'diverse'
+  /**
+   * Of the trained tokens: by size; equal; equal as far as caps by diversity allow; the same with repeats that are chosen; or
+   * what another training came to with the same seed.
+   */
+  readonly shares: 'proportional' | 'equal' | 'capped' | 'diverse' | { readonly of: TrainProcedure }
   /** Most passes over a discipline, where shares are capped. */
   readonly mostEpochs?: number
-  /** Unique items from the reserve in place of repeats. */
+  /** The reserve's items beside the discipline's own, so that none needs to be repeated. */
   readonly fresh?: true
   /** Part of every discipline's items, drawn by the run's seed. */
   readonly subset?: number
@@ -115,6 +118,18 @@ export function partsOf(procedure: Procedure): readonly Procedure[] {
     case 'merge':
       return procedure.parts
   }
+}
+
+/** Those whose results it takes, beside those that it goes on from. */
+export function sourcesOfShares(procedure: Procedure): readonly TrainProcedure[] {
+  if (procedure.kind !== 'train') return []
+  const { shares } = procedure.data
+  return typeof shares === 'string' ? [] : [shares.of]
+}
+
+/** Optimiser steps of so many tokens. */
+export function stepsOf(tokens: number, batchTokens: number): number {
+  return Math.max(1, Math.round(tokens / batchTokens))
 }
 
 /** The candidate with its own training at this many tokens; what is not trained stays as it is. */

@@ -7,7 +7,7 @@ import { requireOutside } from '../output-folder.js'
 import { align } from './align.js'
 import { Laboratory } from './laboratory.js'
 import { optimize } from './optimize.js'
-import { settingOf, wholeSize } from './plan.js'
+import { askedSize, settingOf } from './plan.js'
 import type { RecipeResult } from './recipe-context.js'
 import { specialize } from './specialize.js'
 import type { StudyConfig } from './study-config.js'
@@ -50,8 +50,8 @@ export async function runRecipe(
     await using model = await Model.load(config.model, { device, dtype: config.dtype, signal })
     const data = await prepareData(config, model, join(output, 'data'), { signal })
     for (const note of data.notes) onMessage?.(note)
-    const inputs = { config, data, model: model.config, modelFingerprint: '', canDiversify: false }
-    const setting = settingOf(inputs, wholeSize(config, Infinity))
+    const inputs = { config, data, model: model.config, modelFingerprint: '', survey: null }
+    const setting = settingOf(inputs, askedSize(config, Infinity))
     let done = 0
     const laboratory = new Laboratory({
       config,

@@ -39,7 +39,8 @@ export type Design =
       readonly kind: 'train'
       readonly method: Method
       readonly learningRate: number
-      readonly data: Mixture
+      /** realised: those of another run; see `mixture`. */
+      readonly data: Omit<Mixture, 'shares'> & { readonly shares: string }
       readonly tokens: number
     }
 

@@ -74,6 +74,8 @@ export const studySchema = z.strictObject({
   metric: z.enum(['accuracy', 'accuracy-by-character']).default('accuracy-by-character'),
   learningRates: z.array(z.number().positive().max(1)).min(1).max(9).default([5e-4, 1e-3, 2e-3]),
   rank: z.int().min(1).max(4096).default(16),
+  /** What law 1 measures diversity on: the mean hidden state of the model, or hashed n-grams of tokens. */
+  embedding: z.enum(['model', 'n-grams']).default('model'),
   /** Tokens of an optimiser step. */
   batchTokens: z
     .int()

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { EmbeddingMemory } from '../data/balance/embedding.js'
 import { Device } from '../device.js'
 import { CheckpointError, ConfigError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
@@ -7,7 +8,7 @@ import { Model } from '../model.js'
 import { requireOutside } from '../output-folder.js'
 import { modelFingerprint } from '../train/model-fingerprint.js'
 import { fitPlan, type Speed, secondsOf } from './budget.js'
-import { Laboratory } from './laboratory.js'
+import { Laboratory, type LaboratoryOptions } from './laboratory.js'
 import type { LawName } from './arms/law.js'
 import { base } from './procedure.js'
 import {
@@ -25,6 +26,7 @@ import { type RunRecord, writeWhole } from './run-record.js'
 import { measureSpeed } from './speed.js'
 import type { StudyConfig } from './study-config.js'
 import { prepareData, type StudyData } from './study-data.js'
+import { surveyCorpus } from './survey.js'
 
 export interface StudyOptions {
   readonly signal?: AbortSignal
@@ -51,8 +53,6 @@ const resultsName = 'results.json'
 const speedName = 'speed.json'
 const reportName = 'report.html'
 const resultsCap = 1 << 30
-/** Whether `data.mixing` is there, which selects diversely. */
-const canDiversify = false
 
 /**
  * Plans a study, runs what has not been run yet, and writes results.json and report.html. The plan (arms, contrasts, delta,
@@ -80,7 +80,8 @@ export async function runStudy(
   try {
     await using model = await Model.load(config.model, { device, dtype: config.dtype, signal })
     const saved = await savedPlan(output)
-    const { plan, data, speed } = await settlePlan(config, model, saved, options)
+    const memory = new EmbeddingMemory()
+    const { plan, data, speed } = await settlePlan(config, model, saved, memory, options)
     const hash = planHash(plan)
     if (saved && planHash(saved) !== hash)
       throw new ConfigError(
@@ -92,7 +93,8 @@ export async function runStudy(
     for (const note of data.notes) options.onMessage?.(note)
     const planned = { planHash: hash, plan, notes: data.notes, laws: [], arms: {}, runs: {} }
     if (!saved) await writeResults(output, { ...planned, status: 'planned' })
-    const { base, arms, records } = await carryOut(config, plan, data, device, workload, options)
+    const laboratory = { config, data, device, memory }
+    const { base, arms, records } = await carryOut(laboratory, plan, workload, options)
     const laws = judge(plan, data, arms)
     const results: StudyResults = {
       ...planned,
@@ -137,19 +139,28 @@ async function settlePlan(
   config: StudyConfig,
   model: Model,
   saved: StudyPlan | null,
+  memory: EmbeddingMemory,
   { signal, onMessage }: StudyOptions,
 ): Promise<{ plan: StudyPlan; data: StudyData; speed: Speed }> {
   const folder = join(config.output, 'data')
   const read = (items?: number) => prepareData(config, model, folder, { items, signal })
   const fingerprint = await modelFingerprint(config.model)
+  const data = await read(saved?.size.items)
+  const survey = config.laws.includes('balance')
+    ? await surveyCorpus(config, model, data, {
+        modelFingerprint: fingerprint,
+        memory,
+        signal,
+        onMessage,
+      })
+    : null
   const inputs = (data: StudyData): PlanInputs => ({
     config,
     data,
     model: model.config,
     modelFingerprint: fingerprint,
-    canDiversify,
+    survey,
   })
-  const data = await read(saved?.size.items)
   const speed = await speedOf(config, model, data, { signal, onMessage })
   if (saved) return { data, speed, plan: makePlan(inputs(data), saved.size, saved.cuts) }
   const { plan } = fitPlan(inputs(data), speed)
@@ -174,10 +185,8 @@ async function speedOf(
 }
 
 async function carryOut(
-  config: StudyConfig,
+  equipment: Pick<LaboratoryOptions, 'config' | 'data' | 'device' | 'memory'>,
   plan: StudyPlan,
-  data: StudyData,
-  device: Device,
   workload: Workload,
   { signal, onProgress, onMessage }: StudyOptions,
 ): Promise<{
@@ -185,12 +194,11 @@ async function carryOut(
   arms: Map<LawName, Map<string, RunRecord[]>>
   records: readonly RunRecord[]
 }> {
+  const { config, data } = equipment
   let done = 0
   const counts = { failed: 0, diverged: 0 }
   const laboratory = new Laboratory({
-    config,
-    data,
-    device,
+    ...equipment,
     folder: config.output,
     signal,
     onMessage,

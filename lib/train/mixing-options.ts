@@ -23,6 +23,11 @@ export const mixingSchema = z.discriminatedUnion('kind', [
   /** By trained tokens to the power of 1 / temperature. */
   z.strictObject({ kind: z.literal('temperature'), temperature: temperature.default(3.33) }),
   z.strictObject({ kind: z.literal('equal') }),
+  /** By hand: of trained tokens, to one another. */
+  z.strictObject({
+    kind: z.literal('shares'),
+    shares: z.record(z.string().min(1), z.number().positive().max(1e12)),
+  }),
   /** Equal shares, or shares by temperature, as far as the caps allow. */
   z.strictObject({
     kind: z.literal('unimax'),

@@ -1,4 +1,4 @@
-import { NgramEmbedder } from '../data/balance/embedding.js'
+import { type Embedder, type EmbeddingMemory, NgramEmbedder } from '../data/balance/embedding.js'
 import { ModelEmbedder } from '../data/balance/model-embedding.js'
 import {
   type MixingOptions,
@@ -9,6 +9,7 @@ import {
 import type { Corpus } from '../data/index.js'
 import { defaultSize } from '../data/step-stream.js'
 import type { Device } from '../device.js'
+import { ConfigError } from '../errors.js'
 import type { Decoder } from '../models/index.js'
 import { learnWeights, type LearnedWeights } from './doremi.js'
 import type { Mixing } from './mixing-options.js'
@@ -50,6 +51,8 @@ export interface MixOptions {
   readonly onMessage?: (message: string) => void
   /** Samples embedded so far. */
   readonly onProgress?: (done: number, total: number) => void
+  /** Of the vectors that other runs on the same frozen model needed. */
+  readonly memory?: EmbeddingMemory
 }
 
 /**
@@ -70,10 +73,10 @@ export async function mixRun(
       ? await learnWeights({ ...options, config, mixing, corpus, decoder: model.decoder! })
       : null
   const plan = await planMixing(corpus, {
-    ...(await mixingOptions(mixing, learned)),
+    ...(await mixingOptions(mixing, learned, corpus.disciplineNames)),
     budget: plannedDraws(config, corpus),
     seed: config.seed,
-    embedding: embeddingOf(mixing, model),
+    embedding: embeddingOf(mixing, model, options.memory),
     signal: options.signal,
     onProgress: options.onProgress,
   })
@@ -83,6 +86,7 @@ export async function mixRun(
 async function mixingOptions(
   mixing: Mixing,
   learned: LearnedWeights | null,
+  names: readonly string[],
 ): Promise<MixingOptions> {
   const free = { temperature: Infinity, caps: null, selection: null, sequence: null }
   switch (mixing.kind) {
@@ -92,6 +96,9 @@ async function mixingOptions(
       return { ...free, temperature: mixing.temperature }
     case 'equal':
       return free
+    case 'shares':
+      requireDisciplines(mixing.shares, names)
+      return { ...free, weights: mixing.shares }
     case 'unimax':
     case 'diverse': {
       const { temperature = Infinity, maxEpochs } = mixing
@@ -112,10 +119,29 @@ async function mixingOptions(
   }
 }
 
-function embeddingOf(mixing: Mixing, { decoder, device }: MixingModel): PlanOptions['embedding'] {
+/** @throws ConfigError for a share of what is not there; one that is missing is found where shares are worked out */
+function requireDisciplines(shares: Readonly<Record<string, number>>, names: readonly string[]) {
+  const unknown = Object.keys(shares).find((name) => !names.includes(name))
+  if (unknown === undefined) return
+  throw new ConfigError(
+    `data.mixing.shares: there is no discipline ${JSON.stringify(unknown)}, only ${names.join(', ')}`,
+    { details: { key: 'data.mixing.shares', received: unknown, allowed: names } },
+  )
+}
+
+function embeddingOf(
+  mixing: Mixing,
+  { decoder, device }: MixingModel,
+  memory: EmbeddingMemory | undefined,
+): PlanOptions['embedding'] {
   if (!needsEmbedding(mixing)) return null
-  const embedder = mixing.embedding === 'model' ? new ModelEmbedder(decoder!) : new NgramEmbedder()
-  return { embedder, device }
+  const embedder = embedderOf(mixing.embedding, decoder)
+  return { embedder: memory?.around(embedder) ?? embedder, device }
+}
+
+/** @param decoder not null where it is the model that embeds */
+export function embedderOf(embedding: 'model' | 'n-grams', decoder: Decoder | null): Embedder {
+  return embedding === 'model' ? new ModelEmbedder(decoder!) : new NgramEmbedder()
 }
 
 /** Whether a plan holds for one length of the run only. */
@@ -131,9 +157,13 @@ export function plannedDraws(
   if (steps === undefined) return { samples: Math.max(1, Math.round(epochs * corpus.numSamples)) }
   const { size = defaultSize, accumulation, maxTokens } = batch
   if (maxTokens === undefined) return { samples: steps * accumulation * size }
-  // A sample that is longer than maxTokens has a micro-batch of its own.
-  let longest = 0
-  for (const { store } of corpus.groups)
-    for (let i = 0; i < store.size; i++) longest = Math.max(longest, store.length(i))
-  return { tokens: steps * accumulation * Math.max(maxTokens, longest) }
+  return { tokens: steps * accumulation * mostBatchTokens(maxTokens, corpus) }
+}
+
+/** A sample that is longer than `maxTokens` has a micro-batch of its own. */
+export function mostBatchTokens(maxTokens: number, { groups }: Corpus): number {
+  let most = maxTokens
+  for (const { store } of groups)
+    for (let i = 0; i < store.size; i++) most = Math.max(most, store.length(i))
+  return most
 }

@@ -1,3 +1,4 @@
+import type { EmbeddingMemory } from '../data/balance/embedding.js'
 import { MixedOrder } from '../data/balance/mixed-order.js'
 import { Pool } from '../data/balance/pool.js'
 import { Corpus } from '../data/index.js'
@@ -31,6 +32,8 @@ export interface TrainOptions extends SharedOptions {
   onStep?: (report: StepReport & { totalSteps: number }) => void
   /** Records that were left out, steps that were skipped. */
   onMessage?: (message: string) => void
+  /** Remembers what `data.mixing` embeds, for more runs on the same frozen model. */
+  memory?: EmbeddingMemory
 }
 
 /**
@@ -40,7 +43,7 @@ export interface TrainOptions extends SharedOptions {
  * @throws ConfigError, DataError; DeviceError after three steps in a row that were not finite; AbortedError after a signal, with the steps made so far kept
  */
 export async function train(model: Model, options: TrainOptions): Promise<{ steps: number }> {
-  const { data, signal, onStep, onMessage, ...rest } = options
+  const { data, signal, onStep, onMessage, memory, ...rest } = options
   const config = parseTrainConfig({
     ...rest,
     model: model.folder ?? 'model',
@@ -57,7 +60,7 @@ export async function train(model: Model, options: TrainOptions): Promise<{ step
   })
   for (const { file, line, reason } of corpus.badRecords) onMessage?.(`${file}:${line}: ${reason}`)
   const mixing = mixesDisciplines(config)
-    ? await mixRun(config, corpus, model, { signal, onMessage })
+    ? await mixRun(config, corpus, model, { signal, onMessage, memory })
     : null
   const pools = Pool.all(corpus)
   const stream = corpus.steps({

@@ -71,6 +71,51 @@ describe('the laboratory', function () {
     assert.deepEqual(more.losses, record.losses)
   })
 
+  it('mixes by caps, by a choice of repeats, and as another run did', async () => {
+    const laboratory = open()
+    const mixed = async (data: Partial<TrainProcedure['data']>) => {
+      const procedure = train({
+        data: { disciplines: names, shares: 'capped', mostEpochs: 4, ...data },
+        tokens: 2400,
+      })
+      const record = await laboratory.run(procedure, 1, ['test sums'])
+      assert.equal(record.status, 'finished', record.reason)
+      const total = Object.values(record.mixture).reduce((a, b) => a + b, 0)
+      return { procedure, record, shares: names.map((name) => record.mixture[name] / total) }
+    }
+    const capped = await mixed({})
+    const diverse = await mixed({ shares: 'diverse' })
+    const fresh = await mixed({ shares: { of: capped.procedure }, fresh: true })
+    // Too few words to tell their diversity: they come once, and what is left goes to the others.
+    assert.ok(capped.shares[2] < 0.2, String(capped.shares))
+    for (const { shares, record } of [diverse, fresh]) {
+      shares.forEach((share, i) => {
+        assert.ok(Math.abs(share - capped.shares[i]) < 0.03, `${shares} for ${capped.shares}`)
+      })
+      assert.notDeepEqual(record.losses, capped.record.losses)
+    }
+    const { design } = fresh.record
+    assert.equal(design.kind === 'train' && design.data.shares, 'realised')
+    // What it takes its shares from is found again, in the records too, when only its own file is lost.
+    rmSync(join(config.output, 'runs', `${fresh.record.id}.json`))
+    const again = open()
+    assert.deepEqual(results(await again.run(fresh.procedure, 1, ['test sums'])), results(fresh.record))
+    assert.ok(again.records.some(({ id }) => id === capped.record.id))
+  })
+
+  it('counts a run as failed that takes its shares from one that failed, or wants more than its caps', async () => {
+    const greedy = train({
+      data: { disciplines: names, shares: 'capped', mostEpochs: 1 },
+      tokens: 10_000,
+    })
+    const after = train({ data: { disciplines: names, shares: { of: greedy }, fresh: true } })
+    const laboratory = open()
+    const { status, reason } = await laboratory.run(greedy, 1, ['test sums'])
+    assert.equal(status, 'failed')
+    assert.match(reason!, /draws up to 10000 tokens, and the caps of sums 99, letters 70, words 12/)
+    assert.match((await laboratory.run(after, 1, ['test sums'])).reason!, /shares it takes failed/)
+  })
+
   it('chooses by validation, with the search seed alone, and takes over a design but for its rank', async () => {
     const rates = [1e-9, 2e-2]
     const choice: ChoiceProcedure = {

@@ -9,12 +9,14 @@ import {
   makePlan,
   planHash,
   type PlanInputs,
-  wholeSize,
+  type StudyPlan,
+  possibleSize,
   workloadOf,
 } from '../../lib/laws/plan.js'
 import { type Method, runId } from '../../lib/laws/procedure.js'
 import { parseStudyConfig, type StudyConfigInput } from '../../lib/laws/study-config.js'
 import type { ItemSet, StudyData } from '../../lib/laws/study-data.js'
+import type { CorpusSurvey } from '../../lib/laws/survey.js'
 import { type DecoderConfig, readConfig } from '../../lib/models/index.js'
 import { declareAdapter, type DeclaredMethod, methodSchema } from '../../lib/train/method.js'
 import { goldenModel } from '../decoder-logits.js'
@@ -72,10 +74,11 @@ describe('the plan of a study', function () {
       },
       ...changes,
     })
-    return { config, data, model, modelFingerprint: 'model', canDiversify: true }
+    return { config, data, model, modelFingerprint: 'model', survey: null }
   }
 
-  const whole = (one: PlanInputs) => makePlan(one, wholeSize(one.config, items), [])
+  const speed = { tokens: 8000, mixtureTokens: 5000, items: 400 }
+  const whole = (one: PlanInputs) => makePlan(one, possibleSize(one, items), [])
 
   it('has contrasts of arms that are there, whose weights sum to 0', () => {
     const { laws } = whole(inputs())
@@ -102,6 +105,20 @@ describe('the plan of a study', function () {
 
   it('says what study.md asks of each law', () => {
     const [balance, align, optimize, specialize, variability] = whole(inputs()).laws
+    assert.deepEqual(
+      balance.arms.map(({ name, seeds = 'each' }) => [name, seeds]),
+      [
+        ['left-out', 'each'],
+        ['proportional', 'each'],
+        ['equal', 'each'],
+        ['capped', 'each'],
+        ['diverse', 'each'],
+        ['fresh', 'each'],
+        ['dose-1', 'one'],
+        ['dose-16', 'one'],
+      ],
+    )
+    assert.equal(balance.missing, undefined)
     assert.deepEqual(
       balance.contrasts.map(({ weights, on }) => [weights, on]),
       [
@@ -175,7 +192,6 @@ describe('the plan of a study', function () {
   })
 
   it('is cut to its minutes: items, then arms that are shown only, then tokens, seeds last', () => {
-    const speed = { tokens: 8000, mixtureTokens: 5000, items: 400 }
     const fit = (minutes?: number) => fitPlan(inputs({ minutes }), speed)
     const full = fit()
     assert.deepEqual(full.plan.cuts, [])
@@ -196,6 +212,34 @@ describe('the plan of a study', function () {
       assert.equal(cut.plan.cuts.length === 0, full.seconds <= 60 * minutes)
       before = cut
     }
+  })
+
+  it('gives a run no more tokens than the caps of the first law allow, and leaves out a dose that gives less', () => {
+    // Unknown diversity: one pass over geography; as diverse as most: all passes over the others.
+    const survey = (size: number): CorpusSurvey => ({
+      stepTokens: 2000,
+      disciplines: [
+        { name: 'mathematics', size: 4 * size, meanLength: 20, diversity: 40 },
+        { name: 'chemistry', size: 2 * size, meanLength: 20, diversity: 40 },
+        { name: 'geography', size, meanLength: 10, diversity: null },
+      ],
+    })
+    const sized = (size: number) =>
+      fitPlan({ ...inputs({ batchTokens: 1000 }), survey: survey(size) }, speed).plan
+    const armsOf = (plan: StudyPlan) => plan.laws[0].arms.map(({ name }) => name)
+    const [ample, scarce] = [sized(10_000), sized(200)]
+    assert.deepEqual([ample.size.tokens, ample.cuts], [200_000, []])
+    assert.ok(armsOf(ample).includes('dose-1'))
+    // 4 · 20 · (800 + 400) + 10 · 200 tokens are 49 steps of at most 2,000.
+    assert.equal(scarce.size.tokens, 49_000)
+    assert.match(scarce.cuts[0], /^tokens of a run: 49000 in place of 200000, all that law 1/)
+    assert.ok(!armsOf(scarce).includes('dose-1') && armsOf(scarce).includes('dose-16'))
+    assert.match(scarce.laws[0].notes.at(-1)!, /^There is no dose of 1 pass/)
+    assert.throws(() => sized(1), {
+      code: 'ERR_POLYLORA_CONFIG',
+      message:
+        /^law 1 \(balance\): all that 4 passes over these disciplines allow is less than a step of 2000/,
+    })
   })
 
   it('matches adapters of the fourth law as study.md works it out', () => {

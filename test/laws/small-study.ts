@@ -24,7 +24,7 @@ export function writeSmallStudy(folder: string): StudyConfigInput {
     letters: (n) => [`Letter ${n}?`, 'abcdefghij'[n % 10]],
     words: (n) => [`Word for ${n}?`, ['red', 'green', 'blue'][n % 3]],
   }
-  const sizes: Record<string, number> = { sums: 60, letters: 24, words: 12 }
+  const sizes: Record<string, number> = { sums: 99, letters: 70, words: 12 }
   const disciplines = Object.fromEntries(
     Object.entries(questions).map(([name, ask]) => [
       name,

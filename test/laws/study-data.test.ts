@@ -3,7 +3,6 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { DuplicateIndex } from '../../lib/laws/duplicates.js'
 import { parseStudyConfig, type StudyConfigInput } from '../../lib/laws/study-config.js'
 import { prepareData } from '../../lib/laws/study-data.js'
-import { waterFill } from '../../lib/laws/mixture.js'
 import { Model } from '../../lib/model.js'
 import { goldenModel } from '../decoder-logits.js'
 import { temporaryFolder } from '../temporary-folder.js'
@@ -22,7 +21,16 @@ describe('near-duplicates', () => {
     line: 2,
   })
 
-  it('are found through case, spaces and punctuation', () => {
+  index.add(completion('2 + 2 = ?', '4'), { file: 'a', line: 3 })
+
+  it('are found through case, spaces and punctuation, and behind other choices', () => {
+    const choices = ['Nairobi', 'Mombasa']
+    const question = 'What is the capital of Kenya?'
+    assert.deepEqual(index.find({ kind: 'choice', question, choices, answer: 0 }), {
+      file: 'a',
+      line: 1,
+    })
+    assert.deepEqual(index.find(completion('2+2 =', '4')), { file: 'a', line: 3 })
     for (const prompt of [' what is  the capital of kenya', 'What is the capital, of Kenya!'])
       assert.deepEqual(index.find(completion(prompt, ' nairobi.')), { file: 'a', line: 1 }, prompt)
   })
@@ -41,6 +49,7 @@ describe('near-duplicates', () => {
       ['What is the capital of Kenya?', 'Mombasa'],
       ['Name the city from which Kenya is governed.', 'Nairobi'],
       ['A dose of 12 mg for 50 kg: how much for each kg?', '0.2 mg'],
+      ['2 * 2 = ?', '4'],
     ]
     for (const [prompt, answer] of different)
       assert.equal(index.find(completion(prompt, answer)), null, prompt)
@@ -160,14 +169,5 @@ describe("a study's data", function () {
       { items: 7 },
     )
     assert.deepEqual(lines(other.sets.get('test one')!.path).sort(), [...chosen].sort())
-  })
-})
-
-describe('water-filling', () => {
-  it('gives equal parts as far as caps go, and all of the budget while they reach it', () => {
-    assert.deepEqual(waterFill([10, 100, 100], 90), [10, 40, 40])
-    assert.deepEqual(waterFill([100, 1, 10], 21), [10, 1, 10])
-    assert.deepEqual(waterFill([1, 2], 10), [1, 2])
-    assert.deepEqual(waterFill([5], 3), [3])
   })
 })

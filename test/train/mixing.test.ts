@@ -15,7 +15,7 @@ type Mixing = NonNullable<Extract<TrainConfigInput['data'], { train: unknown }>[
 interface MixingJson {
   readonly disciplines: Record<
     string,
-    { share: number; draws: number; unique: number; maxEpochs: number | null }
+    { share: number; draws: number; unique: number; tokens: number; maxEpochs: number | null }
   >
   readonly learned: { weights: Record<string, number>; tokens: Record<string, number> } | null
   readonly realised: { samples: number; disciplines: Record<string, Record<string, number>> } | null
@@ -80,6 +80,7 @@ describe('runs that mix disciplines', function () {
 
   const kinds: [string, Mixing][] = [
     ['proportional', { kind: 'proportional' }],
+    ['shares', { kind: 'shares', shares: { sums: 1, names: 2, rare: 1 } }],
     ['unimax', { kind: 'unimax', maxEpochs: 3 }],
     ['diverse', { kind: 'diverse' }],
     ['diverse by n-grams', { kind: 'diverse', embedding: 'n-grams', temperature: 2 }],
@@ -119,6 +120,13 @@ describe('runs that mix disciplines', function () {
         assert.ok(Math.abs(samples - 4 * steps * share) < 1 || mixing.kind === 'sequence')
         assert.ok(Math.abs(samples - draws) < 1)
         if (maxEpochs !== null) assert.ok(epochs <= maxEpochs)
+      }
+      if (mixing.kind === 'shares') {
+        // Of trained tokens: a name's answer is longer than a sum's.
+        const tokens = (one: string) =>
+          (disciplines[one].share * disciplines[one].tokens) / disciplines[one].unique
+        assert.ok(Math.abs(tokens('names') / tokens('sums') - 2) < 1e-9)
+        assert.ok(Math.abs(tokens('rare') / tokens('sums') - 1) < 1e-9)
       }
       if (mixing.kind === 'doremi') {
         const weights = Object.values(learned!.weights)
@@ -215,6 +223,15 @@ describe('runs that mix disciplines', function () {
       await assert.rejects(
         run(config('wrong 2', { kind: 'sequence', order: ['sums', 'names'] })),
         /data\.mixing\.order must name each discipline once \(sums, names, rare\), not sums, names/,
+      )
+      const shares = { sums: 1, names: 1 }
+      await assert.rejects(
+        run(config('wrong 5', { kind: 'shares', shares })),
+        /data\.mixing: there is no weight for "rare", only for sums, names/,
+      )
+      await assert.rejects(
+        run(config('wrong 6', { kind: 'shares', shares: { ...shares, rare: 1, none: 1 } })),
+        /data\.mixing\.shares: there is no discipline "none", only sums, names, rare/,
       )
       assert.ok(!existsSync(path('wrong 1/run.json')), 'the folder holds no run')
       writeFileSync(

@@ -14,7 +14,6 @@ export interface Embedder {
 }
 
 export interface EmbedOptions {
-  readonly seed: number
   readonly signal?: AbortSignal
   /** Samples embedded so far, of all. */
   readonly onProgress?: (done: number, total: number) => void
@@ -97,7 +96,7 @@ class CommonDirections {
 async function commonDirections(
   pools: readonly Pool[],
   embedder: Embedder,
-  { seed, signal }: EmbedOptions,
+  { signal }: EmbedOptions,
 ): Promise<CommonDirections> {
   const { dimensions } = embedder
   const pause = new Pause(signal)
@@ -105,7 +104,7 @@ async function commonDirections(
   const blocks: Float32Array[] = []
   for (const [number, pool] of pools.entries()) {
     const count = Math.min(each, pool.size)
-    const sample = range(0, count).map((i) => permute(i, pool.size, mix(seed, number)))
+    const sample = range(0, count).map((i) => permute(i, pool.size, number))
     for (let begin = 0; begin < count; begin += blockSamples) {
       blocks.push(await embedItems(pool, embedder, sample.slice(begin, begin + blockSamples)))
       await pause.turn()
@@ -173,6 +172,39 @@ export class NgramEmbedder implements Embedder {
       }
     })
     return Promise.resolve(y)
+  }
+}
+
+/** Vectors that most samples are remembered of: some hundred megabytes. */
+const mostRemembered = 200_000
+
+/** What embedders of one kind and one frozen model have said, so that runs on one corpus embed it once. */
+export class EmbeddingMemory {
+  readonly #vectors = new Map<string, Float32Array>()
+
+  /** The same embedder, asked only for what is not known. A sample's vector depends on nothing but the sample. */
+  around(embedder: Embedder): Embedder {
+    const { dimensions } = embedder
+    return {
+      dimensions,
+      embed: async (samples) => {
+        const keys = samples.map(({ inputIds }) =>
+          Buffer.from(inputIds.buffer, inputIds.byteOffset, inputIds.byteLength).toString('latin1'),
+        )
+        const known = keys.map((key) => this.#vectors.get(key))
+        const missing = range(0, samples.length).filter((i) => known[i] === undefined)
+        const made = await embedder.embed(missing.map((i) => samples[i]))
+        missing.forEach((i, at) => {
+          known[i] = made.slice(at * dimensions, (at + 1) * dimensions)
+          if (this.#vectors.size < mostRemembered) this.#vectors.set(keys[i], known[i])
+        })
+        const y = new Float32Array(samples.length * dimensions)
+        known.forEach((vector, i) => {
+          y.set(vector!, i * dimensions)
+        })
+        return y
+      },
+    }
   }
 }
 

@@ -3,10 +3,10 @@ import { ArgumentError, ConfigError } from '../../errors.js'
 import { mix, permute } from '../order.js'
 import { type Clustering, cluster } from './clusters.js'
 import { type Unique, withoutExactDuplicates, withoutNearDuplicates } from './duplicates.js'
-import { type Embedder, embedPools } from './embedding.js'
+import { type Embedder, type EmbedOptions, embedPools } from './embedding.js'
 import { Pool, type PooledCorpus } from './pool.js'
 import { chooseCopies } from './selection.js'
-import { type Content, drawsOf, epochCaps, type ShareOptions } from './shares.js'
+import { type Content, drawsOf, epochCaps, samplesWithin, type ShareOptions } from './shares.js'
 import type { Vectors } from './vectors.js'
 import { vendiScore } from './vendi.js'
 
@@ -18,13 +18,10 @@ export interface MixingOptions extends Omit<ShareOptions, 'budget'> {
   readonly selection: { readonly beta: number } | null
 }
 
-export interface PlanOptions extends MixingOptions, ShareOptions {
+export interface PlanOptions extends MixingOptions, ShareOptions, EmbedOptions {
   readonly seed: number
   /** Needed for caps by diversity and for selection. */
   readonly embedding: { readonly embedder: Embedder; readonly device: Device } | null
-  readonly signal?: AbortSignal
-  /** Samples embedded so far. */
-  readonly onProgress?: (done: number, total: number) => void
 }
 
 /** What a mixing order follows. */
@@ -111,13 +108,9 @@ export async function planMixing(corpus: PooledCorpus, options: PlanOptions): Pr
   // What even the loosest caps do not allow is refused before anything is embedded.
   drawsOf(exact, loosest, options)
   const needed = selection !== null || caps?.by === 'diversity' ? embedding : null
-  const drafts = needed ? await embedded(exact, needed.embedder, options) : exact
-  const size = diversitySample(drafts)
-  const diversity = drafts.map(({ vectors, unique: { items } }, i) =>
-    vectors && items.length >= size && size > 0
-      ? vendiScore(vectors, subsample(items, size, mix(seed, i)))
-      : null,
-  )
+  const { drafts, size, diversity } = needed
+    ? await measured(exact, needed.embedder, options)
+    : { drafts: exact, size: 0, diversity: exact.map(() => null) }
   const maxEpochs = caps ? epochCaps(caps, diversity) : null
   const draws = drawsOf(drafts, maxEpochs, options)
   const total = draws.reduce((sum, one) => sum + one, 0)
@@ -173,6 +166,49 @@ export async function planMixing(corpus: PooledCorpus, options: PlanOptions): Pr
   return { disciplines, sequence }
 }
 
+/** What caps by diversity allow of a corpus, whatever the run: small, and JSON. */
+export interface DiversitySurvey {
+  readonly disciplines: readonly {
+    readonly name: string
+    /** Samples without duplicates, and the mean of their lengths in tokens. */
+    readonly size: number
+    readonly meanLength: number
+    readonly diversity: number | null
+  }[]
+}
+
+/** @param corpus opened with `traits` */
+export async function surveyDiversity(
+  corpus: PooledCorpus,
+  embedder: Embedder,
+  options: EmbedOptions,
+): Promise<DiversitySurvey> {
+  const exact: Draft[] = []
+  for (const pool of Pool.all(corpus))
+    exact.push(draft(pool, null, await withoutExactDuplicates(pool, options.signal)))
+  const { drafts, diversity } = await measured(exact, embedder, options)
+  return {
+    disciplines: drafts.map(({ name, size, meanLength }, i) => ({
+      name,
+      size,
+      meanLength,
+      diversity: diversity[i],
+    })),
+  }
+}
+
+/** Tokens of a run that draws all that caps of at most so many passes allow, prompts included. */
+export function drawableTokens({ disciplines }: DiversitySurvey, maxEpochs: number): number {
+  const caps = epochCaps(
+    { maxEpochs, by: 'diversity' },
+    disciplines.map(({ diversity }) => diversity),
+  )
+  return disciplines.reduce(
+    (sum, { size, meanLength }, i) => sum + samplesWithin(caps[i], size) * meanLength,
+    0,
+  )
+}
+
 /** Twice the passes, rounded up, so that a choice has room; the same whatever chooses. */
 export function itemLimit(maxEpochs: number): number {
   return 2 * Math.ceil(maxEpochs)
@@ -194,7 +230,7 @@ function draft(pool: Pool, vectors: Vectors | null, unique: Unique): Draft {
 async function embedded(
   drafts: readonly Draft[],
   embedder: Embedder,
-  options: PlanOptions,
+  options: EmbedOptions,
 ): Promise<Draft[]> {
   const pools = drafts.map(({ pool }) => pool)
   const all = await embedPools(pools, embedder, options)
@@ -202,6 +238,28 @@ async function embedded(
   for (const [i, { pool, unique }] of drafts.entries())
     found.push(draft(pool, all[i], await withoutNearDuplicates(pool, unique, all[i], options)))
   return found
+}
+
+interface Measured {
+  readonly drafts: readonly Draft[]
+  /** Samples of each discipline that its diversity was measured on. */
+  readonly size: number
+  /** The Vendi score; null where too few samples are there to tell. */
+  readonly diversity: readonly (number | null)[]
+}
+
+/** Vectors, near duplicates and diversity. No seed has a part in it: caps are a property of the corpus. */
+async function measured(
+  exact: readonly Draft[],
+  embedder: Embedder,
+  options: EmbedOptions,
+): Promise<Measured> {
+  const drafts = await embedded(exact, embedder, options)
+  const size = diversitySample(drafts)
+  const diversity = drafts.map(({ vectors, unique: { items } }, i) =>
+    size > 0 && items.length >= size ? vendiScore(vectors!, subsample(items, size, i)) : null,
+  )
+  return { drafts, size, diversity }
 }
 
 /** Equally many of each discipline that has enough; 0 where none has. */

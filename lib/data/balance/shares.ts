@@ -35,6 +35,11 @@ export function epochCaps(
   )
 }
 
+/** Whole samples in so many passes over `size`. */
+export function samplesWithin(epochs: number, size: number): number {
+  return Math.floor(epochs * size + 1e-9)
+}
+
 /**
  * Samples to draw from each discipline: whole numbers within the caps where there is an end to plan for, else in
  * proportion. Weights are shares of trained tokens, so a discipline with shorter samples gets more of them.
@@ -51,7 +56,7 @@ export function drawsOf(
   const prices = contents.map(({ meanLength }) => ('tokens' in budget ? meanLength : 1))
   const wanted = 'tokens' in budget ? budget.tokens : budget.samples
   const caps = contents.map(({ size }, i) =>
-    maxEpochs ? Math.floor(maxEpochs[i] * size + 1e-9) : size > 0 ? Infinity : 0,
+    maxEpochs ? samplesWithin(maxEpochs[i], size) : size > 0 ? Infinity : 0,
   )
   const amounts = waterFill(weights, caps, wanted, prices)
   if (!maxEpochs && !sequence) return amounts

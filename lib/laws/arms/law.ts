@@ -66,8 +66,8 @@ export interface Setting {
   readonly disciplines: readonly DisciplineFacts[]
   readonly hasReserve: boolean
   readonly hasGeneral: boolean
-  /** Whether the trainer can select diversely. */
-  readonly canDiversify: boolean
+  /** Whether caps of at most so many passes give the tokens of a run. */
+  readonly canDraw: (maxEpochs: number) => boolean
   /** Of one run. */
   readonly tokens: number
   /** As a fraction: 0.02 for 2 points. */

@@ -1,4 +1,4 @@
-import { equalShares, learningRateTrials, training, tuned } from './design.js'
+import { learningRateTrials, training, tuned } from './design.js'
 import { type Arm, type Law, namesOf, type Setting } from './law.js'
 import type { Method } from '../procedure.js'
 
@@ -122,7 +122,7 @@ export function declareSpecialize(setting: Setting): Law {
       ...(apart.length > 0
         ? [`No rank matches within ${100 * mostApart}%: ${apart.join(', ')}; these have more.`]
         : []),
-      `All are trained on ${equalShares(setting).shares} shares, with as many learning rates tried for each.`,
+      'All are trained on equal shares, with as many learning rates tried for each.',
     ],
   }
 }

@@ -67,7 +67,7 @@ export function reportPage(inputs: ReportInputs): string {
       table(['Law', 'Verdict', 'p', 'p after Holm', 'Failed', 'Diverged', 'Why'], verdicts),
       '<h2>What was done</h2>',
       table(['', ''], facts),
-      plan.cuts.length > 0 ? `<h3>What was cut to fit the time</h3>${list(plan.cuts)}` : '',
+      plan.cuts.length > 0 ? `<h3>What was cut</h3>${list(plan.cuts)}` : '',
       '<h3>Data</h3>',
       table(
         ['Discipline', 'Training items', 'Tokens', 'Trained tokens', 'Test items'],

@@ -1,12 +1,18 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'mocha'
-import { NgramEmbedder } from '../../../lib/data/balance/embedding.js'
+import {
+  type Embedder,
+  EmbeddingMemory,
+  NgramEmbedder,
+} from '../../../lib/data/balance/embedding.js'
 import { MixedOrder } from '../../../lib/data/balance/mixed-order.js'
 import {
+  drawableTokens,
   itemLimit,
   type MixingPlan,
   planMixing,
   type PlanOptions,
+  surveyDiversity,
 } from '../../../lib/data/balance/plan.js'
 import { Pool } from '../../../lib/data/balance/pool.js'
 import { realise } from '../../../lib/data/balance/realised.js'
@@ -126,6 +132,45 @@ describe('mixing plans', function () {
       await threads.close()
     }
     assert.notDeepEqual(facts(await planMixing(corpus, options({ seed: 6 }))), facts(plan))
+  })
+
+  it('has caps that no seed changes, and that a survey knows beforehand', async () => {
+    const embedder = new NgramEmbedder()
+    const survey = await surveyDiversity(corpus, embedder, {})
+    const capsOf = ({ disciplines }: MixingPlan) =>
+      disciplines.map(({ report }) => report.maxEpochs!)
+    const [one, other] = [await planMixing(corpus, options()), await planMixing(corpus, options({ seed: 6 }))]
+    assert.deepEqual(capsOf(one), capsOf(other))
+    const most = drawableTokens(survey, 4)
+    const full = await planMixing(corpus, options({ budget: { tokens: most }, selection: null }))
+    full.disciplines.forEach(({ draws, report }) => {
+      assert.equal(draws, Math.floor(report.maxEpochs! * report.unique + 1e-9))
+    })
+    await assert.rejects(
+      planMixing(corpus, options({ budget: { tokens: 1.001 * most } })),
+      /raise maxEpochs/,
+    )
+  })
+
+  it('embeds nothing twice with a memory, and has the same vectors', async () => {
+    const inner = new NgramEmbedder()
+    let asked = 0
+    const counting: Embedder = {
+      dimensions: inner.dimensions,
+      embed: (samples) => {
+        asked += samples.length
+        return inner.embed(samples)
+      },
+    }
+    const memory = new EmbeddingMemory()
+    const planned = () =>
+      planMixing(corpus, options({ embedding: { embedder: memory.around(counting), device } }))
+    const first = await planned()
+    assert.ok(asked <= corpus.numSamples, String(asked))
+    asked = 0
+    assert.deepEqual(facts(await planned()), facts(first))
+    assert.equal(asked, 0)
+    assert.deepEqual(facts(await planMixing(corpus, options())), facts(first))
   })
 
   it('goes on from any place as if it had not stopped', async () => {
