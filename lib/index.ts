@@ -70,7 +70,7 @@ export type {
   WriteCompositionOptions,
 } from './merge/index.js'
 export { runStudy, type StudyOptions, type StudyResults } from './laws/study.js'
-export { parseStudyConfig } from './laws/study-config.js'
+export { parseRecipeConfig, parseStudyConfig } from './laws/study-config.js'
 export type { StudyConfig, StudyConfigInput } from './laws/study-config.js'
 export { runRecipe, type RecipeName, type RecipeOptions, type RecipeResult } from './laws/recipe.js'
 export { balance, parseBalanceRecipe, planBalance } from './laws/balance.js'

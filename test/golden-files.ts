@@ -21,9 +21,13 @@ export interface GoldenTensor {
   readonly values: Float32Array | Int32Array
 }
 
-/** Every tensor of a small safetensors file, read without the product's own reader; F32, I32 and BF16. */
 export function goldenTensors(name: string): ReadonlyMap<string, GoldenTensor> {
-  const bytes = readFileSync(goldenPath(name))
+  return plainTensors(goldenPath(name))
+}
+
+/** Every tensor of a small safetensors file, read without the product's own reader; F32, I32 and BF16. */
+export function plainTensors(path: string): ReadonlyMap<string, GoldenTensor> {
+  const bytes = readFileSync(path)
   const headerSize = Number(bytes.readBigUInt64LE(0))
   const header = JSON.parse(bytes.toString('utf8', 8, 8 + headerSize)) as Record<
     string,
@@ -35,7 +39,7 @@ export function goldenTensors(name: string): ReadonlyMap<string, GoldenTensor> {
     const [begin, end] = data_offsets.map((offset) => 8 + headerSize + offset)
     // A copy is aligned, a view of the file need not be.
     const buffer = new Uint8Array(bytes.subarray(begin, end)).buffer
-    tensors.set(key, { dtype, shape, values: decode(dtype, buffer, `${name}: ${key}`) })
+    tensors.set(key, { dtype, shape, values: decode(dtype, buffer, `${path}: ${key}`) })
   }
   return tensors
 }

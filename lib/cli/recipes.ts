@@ -1,6 +1,6 @@
 import { Command } from 'commander'
 import { type RecipeName, runRecipe } from '../laws/recipe.js'
-import { parseStudyConfig } from '../laws/study-config.js'
+import { parseRecipeConfig } from '../laws/study-config.js'
 import { applyOverrides, parseOverride, readYaml } from './config-file.js'
 import { Interrupt } from './interrupt.js'
 import { repeated } from './options.js'
@@ -25,7 +25,7 @@ function recipeCommand(name: RecipeName): Command {
   return new Command(name)
     .summary(summaries[name])
     .description(
-      `A law as a recipe: ${summaries[name]}. The file has the keys of a study's; the adapter is written to adapter in ` +
+      `A law as a recipe: ${summaries[name]}. The file has the keys of a study's; adapter (or model) is written in ` +
         'its output. The same command goes on after a stop.',
     )
     .argument('<file>', 'the YAML file')
@@ -42,11 +42,8 @@ async function run(
   const own = [
     ...(output === undefined ? [] : [{ key: 'output', value: output }]),
     ...set.map(parseOverride),
-    // One seed is enough for an adapter.
-    { key: 'laws', value: [name] },
-    { key: 'slice', value: true },
   ]
-  const config = parseStudyConfig(applyOverrides(await readYaml(file), own), file)
+  const config = parseRecipeConfig(name, applyOverrides(await readYaml(file), own), file)
   const progress = new Progress('training')
   const say = (text: string) => {
     progress.message(text)
@@ -55,7 +52,7 @@ async function run(
     say(`${signal}: stopping; what is trained is kept, the same command goes on with the rest`)
   })
   try {
-    const { adapter, rows, facts } = await runRecipe(name, config, {
+    const { kind, folder, rows, facts } = await runRecipe(name, config, {
       signal: interrupt.signal,
       onMessage: say,
       onRun: (done) => {
@@ -70,7 +67,7 @@ async function run(
         `${row.name.padEnd(width)}  ${(100 * row.score).toFixed(2).padStart(7)}  ${String(row.parameters).padStart(10)}  ${String(row.tokens).padStart(10)}`,
       )
     for (const fact of facts) console.log(fact)
-    console.log(`adapter written to ${adapter}`)
+    console.log(`${kind} written to ${folder}`)
   } catch (error) {
     progress.stop()
     if (interrupt.exitCode === null) throw error

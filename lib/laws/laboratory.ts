@@ -4,13 +4,21 @@ import type { EmbeddingMemory } from '../data/balance/embedding.js'
 import type { Device } from '../device.js'
 import { DeviceError, isPolyloraError, AbortedError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
-import { mergeAdapter, mergeRecipe, parseRecipe } from '../merge/index.js'
+import {
+  mergeAdapter,
+  mergeRecipe,
+  type ModelDType,
+  modelDType,
+  parseRecipe,
+} from '../merge/index.js'
 import { Model } from '../model.js'
+import { readConfig } from '../models/index.js'
 import { declareAdapter, type DeclaredMethod, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
 import type { StepReport } from '../train/trainer.js'
 import { mixingOf, sourcesOf } from './mixture.js'
 import {
+  type ChatVectorProcedure,
   type ChoiceProcedure,
   type MergeProcedure,
   type Method,
@@ -74,13 +82,29 @@ export class Laboratory {
     if (procedure.kind === 'choice') for (const one of procedure.candidates) this.announce(one)
   }
 
-  /** The folder of the adapter that a procedure ends in, trained if it was not. */
-  async keepAdapter(procedure: Procedure, seed: number): Promise<string> {
+  /** Says that its adapter will be asked for: it is kept when it is trained, or it would be trained again. */
+  keep(procedure: Procedure): void {
     this.announce(procedure)
     this.#parts.add(procedureHash(procedure))
+  }
+
+  /** The folder of the adapter that a procedure ends in, trained if it was not. */
+  async keepAdapter(procedure: Procedure, seed: number): Promise<string> {
+    this.keep(procedure)
     const { model } = await this.#make(procedure, seed, false)
     await model.dispose()
     return this.#adapterFolder(await this.#settle(procedure), seed)
+  }
+
+  /** Writes the model that a merge makes, stored as the study's model is; its parts are trained if they were not. */
+  async writeModel(
+    procedure: MergeProcedure | ChatVectorProcedure,
+    seed: number,
+    output: string,
+  ): Promise<void> {
+    this.announce(procedure)
+    const dtype = modelDType(await readConfig(this.#options.config.model))
+    await this.#writeMerged(procedure, seed, output, dtype)
   }
 
   /** What a choice chose, with what it was chosen by. */
@@ -226,7 +250,8 @@ export class Laboratory {
       case 'base':
         return { model: await this.#load(this.#options.config.model) }
       case 'merge':
-        return { model: await this.#merge(procedure, seed) }
+      case 'chat-vector':
+        return { model: await this.#merged(procedure, seed) }
       case 'train': {
         if (!fresh) await this.run(procedure, seed, [])
         const { model } = await this.#make(procedure.from, seed, false)
@@ -305,7 +330,13 @@ export class Laboratory {
       case 'base':
         return procedure
       case 'merge':
-        return { kind: 'merge', operator: procedure.operator, weight: procedure.weight }
+        return {
+          kind: 'merge',
+          operator: procedure.operator,
+          weights: procedure.parts.map(({ weight }) => weight),
+        }
+      case 'chat-vector':
+        return { kind: 'chat-vector', weight: procedure.weight }
       case 'train': {
         const { tokens } = procedure
         const { shares } = procedure.data
@@ -329,30 +360,66 @@ export class Laboratory {
     return { method: { ...found.method, rank: method.rank }, learningRate: rate }
   }
 
-  async #merge({ parts, operator, weight }: MergeProcedure, seed: number): Promise<Model> {
-    const { config, folder, signal } = this.#options
-    const adapters: string[] = []
-    for (const part of parts) {
-      const procedure = await this.#settle(part)
-      const { model } = await this.#make(procedure, seed, false)
-      await model.dispose()
-      adapters.push(this.#adapterFolder(procedure, seed))
-    }
-    const density = operator === 'ties' ? { density: 0.5 } : {}
-    const recipe = parseRecipe({
-      merge_method: operator,
-      base_model: config.model,
-      models: adapters.map((model) => ({ model, parameters: { weight, ...density } })),
-      ...(operator === 'ties' ? { parameters: { normalize: false } } : {}),
-      dtype: 'float32',
-    })
-    const output = join(folder, 'merged')
-    await nodeFileSystem.remove(output)
-    await mergeRecipe({ recipe, output, device: config.device, threads: config.threads, signal })
+  async #merged(procedure: MergeProcedure | ChatVectorProcedure, seed: number): Promise<Model> {
+    const output = join(this.#options.folder, 'merged')
     try {
+      await this.#writeMerged(procedure, seed, output, 'f32')
       return await this.#load(output)
     } finally {
       await nodeFileSystem.remove(output)
+    }
+  }
+
+  async #writeMerged(
+    procedure: MergeProcedure | ChatVectorProcedure,
+    seed: number,
+    output: string,
+    dtype: ModelDType,
+  ): Promise<void> {
+    const { config, signal } = this.#options
+    const before = `${output}-before`
+    try {
+      let recipe: object
+      if (procedure.kind === 'merge') recipe = await this.#mergeRecipe(procedure, seed)
+      else {
+        await this.#writeMerged(procedure.from, seed, before, 'f32')
+        const { instruct, base, weight } = procedure
+        // Task vectors from the merged model: what is not the difference of the two cancels.
+        const models = [
+          { model: instruct, parameters: { weight } },
+          { model: base, parameters: { weight: -weight } },
+        ]
+        recipe = { merge_method: 'task_arithmetic', base_model: before, models }
+      }
+      await nodeFileSystem.remove(output)
+      const { device, threads } = config
+      await mergeRecipe({
+        recipe: { ...parseRecipe(recipe), dtype },
+        output,
+        device,
+        threads,
+        signal,
+      })
+    } finally {
+      await nodeFileSystem.remove(before)
+    }
+  }
+
+  async #mergeRecipe({ parts, operator }: MergeProcedure, seed: number): Promise<object> {
+    const density = operator === 'ties' ? { density: 0.5 } : {}
+    const models: object[] = []
+    for (const { of, weight } of parts) {
+      const procedure = await this.#settle(of)
+      const { model } = await this.#make(procedure, seed, false)
+      await model.dispose()
+      const folder = this.#adapterFolder(procedure, seed)
+      models.push({ model: folder, parameters: { weight, ...density } })
+    }
+    return {
+      merge_method: operator,
+      base_model: this.#options.config.model,
+      models,
+      ...(operator === 'ties' ? { parameters: { normalize: false } } : {}),
     }
   }
 

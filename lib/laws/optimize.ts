@@ -30,8 +30,8 @@ export async function optimize(context: RecipeContext): Promise<RecipeResult> {
     ] as const)
       candidates.push({ procedure, row: await tried(context, name, procedure) })
   const best = candidates.reduce((one, other) => (other.row.score > one.row.score ? other : one))
-  const adapter = join(config.output, 'adapter')
-  await cp(await laboratory.keepAdapter(best.procedure, seed), adapter, {
+  const folder = join(config.output, 'adapter')
+  await cp(await laboratory.keepAdapter(best.procedure, seed), folder, {
     recursive: true,
     force: true,
   })
@@ -41,7 +41,8 @@ export async function optimize(context: RecipeContext): Promise<RecipeResult> {
   const design =
     found.kind === 'train' ? { learningRate: found.learningRate, ...found.method } : found
   return {
-    adapter,
+    kind: 'adapter',
+    folder,
     rows: [await untouched(context), ...candidates.map(({ row }) => row)],
     facts: [
       `found: ${JSON.stringify(design)}`,

@@ -239,7 +239,10 @@ export function workloadOf(plan: StudyPlan, data: StudyData): Workload {
       case 'base':
         return
       case 'merge':
-        for (const part of procedure.parts) add(part, seed, [])
+        for (const { of } of procedure.parts) add(of, seed, [])
+        return
+      case 'chat-vector':
+        prepare(procedure.from, seed)
         return
       case 'train':
         if (procedure.from.kind !== 'base') add(procedure.from, seed, [])

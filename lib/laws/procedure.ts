@@ -5,7 +5,12 @@ import type { TrainConfigInput } from '../train/options.js'
  * How a model is made from the study's model. Plain data: two arms that say the same are one run. With a seed it says every
  * bit of the result.
  */
-export type Procedure = BaseProcedure | TrainProcedure | MergeProcedure | ChoiceProcedure
+export type Procedure =
+  | BaseProcedure
+  | TrainProcedure
+  | MergeProcedure
+  | ChatVectorProcedure
+  | ChoiceProcedure
 
 /** The study's model as it is. */
 export interface BaseProcedure {
@@ -36,10 +41,18 @@ export interface Settled {
 /** The updates of trained adapters, put into the weights. */
 export interface MergeProcedure {
   readonly kind: 'merge'
-  readonly parts: readonly Procedure[]
+  readonly parts: readonly { readonly of: Procedure; readonly weight: number }[]
   /** mergekit's name. */
   readonly operator: 'task_arithmetic' | 'ties'
-  /** Of each part. */
+}
+
+/** θ + weight (θ_instruct - θ_base), θ being what a merge makes (Chat Vector, Huang et al. 2024). */
+export interface ChatVectorProcedure {
+  readonly kind: 'chat-vector'
+  readonly from: MergeProcedure
+  /** Model folders. */
+  readonly instruct: string
+  readonly base: string
   readonly weight: number
 }
 
@@ -114,9 +127,10 @@ export function partsOf(procedure: Procedure): readonly Procedure[] {
     case 'choice':
       return []
     case 'train':
+    case 'chat-vector':
       return [procedure.from]
     case 'merge':
-      return procedure.parts
+      return procedure.parts.map(({ of }) => of)
   }
 }
 

@@ -19,8 +19,9 @@ export interface RecipeContext {
 }
 
 export interface RecipeResult {
-  /** Folder of the adapter; it goes on the configuration's model. */
-  readonly adapter: string
+  /** An adapter goes on the configuration's model. */
+  readonly kind: 'adapter' | 'model'
+  readonly folder: string
   /** What was tried: validation scores are fractions, corrected for chance. */
   readonly rows: readonly RecipeRow[]
   /** What else there is to say, a line each. */
@@ -34,14 +35,15 @@ export interface RecipeRow {
   readonly tokens: number
 }
 
-/** Trains (or reads) and measures on validation. */
+/** Trains (or reads) and measures on validation. @param more sets that will be asked for: all at once makes it once */
 export async function tried(
   context: RecipeContext,
   name: string,
   procedure: Procedure,
+  more: readonly string[] = [],
 ): Promise<RecipeRow> {
   const { laboratory, data, seed } = context
-  const record = await laboratory.run(procedure, seed, validationSets(data))
+  const record = await laboratory.run(procedure, seed, [...validationSets(data), ...more])
   const { parameters, tokens } = record
   return { name, score: validationScore(record, data), parameters, tokens }
 }

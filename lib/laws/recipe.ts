@@ -1,20 +1,17 @@
 import { join } from 'node:path'
 import { Device } from '../device.js'
-import { CheckpointError } from '../errors.js'
-import { nodeFileSystem } from '../file-system.js'
 import { Model } from '../model.js'
-import { requireOutside } from '../output-folder.js'
+import { modelFingerprint } from '../train/model-fingerprint.js'
 import { align } from './align.js'
 import { Laboratory } from './laboratory.js'
 import { optimize } from './optimize.js'
 import { askedSize, settingOf } from './plan.js'
+import { hashOf } from './procedure.js'
 import type { RecipeResult } from './recipe-context.js'
 import { specialize } from './specialize.js'
-import type { StudyConfig } from './study-config.js'
+import { modelsOf, type RecipeName, type StudyConfig } from './study-config.js'
 import { prepareData } from './study-data.js'
-
-/** A law as something to do: what comes out is an adapter, not a verdict. */
-export type RecipeName = 'align' | 'optimize' | 'specialize'
+import { StudyFolder } from './study-folder.js'
 
 export interface RecipeOptions {
   readonly signal?: AbortSignal
@@ -27,7 +24,7 @@ const recipes = { align, optimize, specialize } as const
 
 /**
  * Carries a recipe out in the configuration's output folder, whose finished runs are not repeated, and writes the result to
- * `adapter` in it. Everything is chosen on validation data.
+ * `adapter` or `model` in it. Everything is chosen on validation data.
  *
  * @throws ConfigError, DataError before anything is trained; AbortedError
  */
@@ -37,20 +34,16 @@ export async function runRecipe(
   { signal, onMessage, onRun }: RecipeOptions = {},
 ): Promise<RecipeResult> {
   const { output } = config
-  await requireOutside(output, [config.model])
-  await nodeFileSystem.makeFolder(output)
-  const unlock = nodeFileSystem.lock(join(output, '.lock'))
-  if (unlock === null)
-    throw new CheckpointError(
-      `${output} is in use by another process; wait until it ends, or choose another output folder`,
-      { details: { path: output } },
-    )
+  using folder = await StudyFolder.open(config, name)
   const device = Device.open(config.device, { threads: config.threads })
   try {
     await using model = await Model.load(config.model, { device, dtype: config.dtype, signal })
     const data = await prepareData(config, model, join(output, 'data'), { signal })
     for (const note of data.notes) onMessage?.(note)
-    const inputs = { config, data, model: model.config, modelFingerprint: '', survey: null }
+    const { batchTokens, dtype, metric } = config
+    const models = await Promise.all(modelsOf(config).map(modelFingerprint))
+    await folder.requireSame(hashOf({ models, data: data.fingerprint, batchTokens, dtype, metric }))
+    const inputs = { config, data, model: model.config, modelFingerprint: models[0], survey: null }
     const setting = settingOf(inputs, askedSize(config, Infinity))
     let done = 0
     const laboratory = new Laboratory({
@@ -65,8 +58,8 @@ export async function runRecipe(
     return await recipes[name]({ config, setting, data, laboratory, seed: config.seed })
   } finally {
     await device.close()
-    unlock()
   }
 }
 
 export type { RecipeResult, RecipeRow } from './recipe-context.js'
+export type { RecipeName } from './study-config.js'

@@ -4,7 +4,7 @@ import { nodeFileSystem, whatToDo } from '../file-system.js'
 import { readJsonFile } from '../json-file.js'
 import { unfinishedPath } from '../output-folder.js'
 import type { StepReport } from '../train/trainer.js'
-import type { MergeProcedure, Mixture, Method } from './procedure.js'
+import type { ChatVectorProcedure, MergeProcedure, Method, Mixture } from './procedure.js'
 import type { SetScores } from './scoring.js'
 import { mean } from './statistics/index.js'
 import type { MutualInformation } from './statistics/index.js'
@@ -34,7 +34,8 @@ export interface RunRecord {
 /** The last thing that was done, with what was chosen for it. */
 export type Design =
   | { readonly kind: 'base' }
-  | Pick<MergeProcedure, 'kind' | 'operator' | 'weight'>
+  | (Pick<MergeProcedure, 'kind' | 'operator'> & { readonly weights: readonly number[] })
+  | Pick<ChatVectorProcedure, 'kind' | 'weight'>
   | {
       readonly kind: 'train'
       readonly method: Method

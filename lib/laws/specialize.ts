@@ -15,6 +15,7 @@ export async function specialize(context: RecipeContext): Promise<RecipeResult> 
   const matched = matchedMethods(setting.countParameters)
   const lora = tuned(setting, matched.lora.method)
   const asymmetric = tuned(setting, matched.asymmetric.method)
+  laboratory.keep(asymmetric)
   const rows = [
     await untouched(context),
     await tried(context, `LoRA, rank ${matched.lora.method.rank}`, lora),
@@ -24,14 +25,14 @@ export async function specialize(context: RecipeContext): Promise<RecipeResult> 
       asymmetric,
     ),
   ]
-  const adapter = join(config.output, 'adapter')
-  await cp(await laboratory.keepAdapter(asymmetric, seed), adapter, {
+  const folder = join(config.output, 'adapter')
+  await cp(await laboratory.keepAdapter(asymmetric, seed), folder, {
     recursive: true,
     force: true,
   })
   const tests = data.disciplines.map(({ name }) => `test ${name}`)
   const { experts } = await laboratory.run(asymmetric, seed, tests)
-  return { adapter, rows, facts: experts ? describe(experts) : [] }
+  return { kind: 'adapter', folder, rows, facts: experts ? describe(experts) : [] }
 }
 
 function describe({ information, layers, ablation }: Specialization): string[] {

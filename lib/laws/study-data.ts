@@ -30,7 +30,7 @@ export interface StudyData {
   readonly disciplines: readonly DisciplineData[]
   /** The file of the alignment data. */
   readonly alignment: string | null
-  /** `test NAME`, `validation NAME`; cross, instructions, general. */
+  /** `test NAME`, `validation NAME`; cross, instructions, general; `validation instructions` where it is given. */
   readonly sets: ReadonlyMap<string, ItemSet>
   /** SHA-256 over all that is trained and measured on. */
   readonly fingerprint: string
@@ -84,6 +84,11 @@ export async function prepareData(
   const { cross, instructions, general } = config.data
   for (const [name, files] of Object.entries({ cross, instructions, general }))
     if (files) held.set(name, await read(files.test, `data.${name}.test`))
+  if (instructions?.validation)
+    held.set(
+      'validation instructions',
+      await read(instructions.validation, 'data.instructions.validation'),
+    )
   const alignment = instructions ? await read(instructions.train, 'data.instructions.train') : null
 
   const index = new DuplicateIndex()

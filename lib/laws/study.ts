@@ -1,11 +1,10 @@
 import { join } from 'node:path'
 import { EmbeddingMemory } from '../data/balance/embedding.js'
 import { Device } from '../device.js'
-import { CheckpointError, ConfigError } from '../errors.js'
+import { ConfigError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
 import { readJsonFile } from '../json-file.js'
 import { Model } from '../model.js'
-import { requireOutside } from '../output-folder.js'
 import { modelFingerprint } from '../train/model-fingerprint.js'
 import { fitPlan, type Speed, secondsOf } from './budget.js'
 import { Laboratory, type LaboratoryOptions } from './laboratory.js'
@@ -26,6 +25,7 @@ import { type RunRecord, writeWhole } from './run-record.js'
 import { measureSpeed } from './speed.js'
 import type { StudyConfig } from './study-config.js'
 import { prepareData, type StudyData } from './study-data.js'
+import { StudyFolder } from './study-folder.js'
 import { surveyCorpus } from './survey.js'
 
 export interface StudyOptions {
@@ -66,16 +66,7 @@ export async function runStudy(
 ): Promise<StudyResults> {
   const { signal } = options
   const { output } = config
-  await requireOutside(output, inputsOf(config))
-  await nodeFileSystem.makeFolder(output)
-  const unlock = nodeFileSystem.lock(join(output, '.lock'))
-  if (unlock === null)
-    throw new CheckpointError(
-      `${output} is in use by another process; wait until it ends, or choose another output folder`,
-      {
-        details: { path: output },
-      },
-    )
+  using _folder = await StudyFolder.open(config, 'study')
   const device = Device.open(config.device, { threads: config.threads })
   try {
     await using model = await Model.load(config.model, { device, dtype: config.dtype, signal })
@@ -113,15 +104,7 @@ export async function runStudy(
     return results
   } finally {
     await device.close()
-    unlock()
   }
-}
-
-function inputsOf({ model, data }: StudyConfig): string[] {
-  const files = Object.values(data.disciplines).flatMap((one) =>
-    typeof one === 'string' ? [one] : [one.train, one.validation, one.test, one.reserve].flat(),
-  )
-  return [model, ...files.filter((file) => file !== undefined)]
 }
 
 async function savedPlan(output: string): Promise<StudyPlan | null> {

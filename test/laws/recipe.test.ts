@@ -1,27 +1,34 @@
 import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { RecipeRow } from '../../lib/laws/recipe-context.js'
+import { mergeRecipe, parseRecipe } from '../../lib/merge/index.js'
 import { runRecipe } from '../../lib/laws/recipe.js'
 import { readRun } from '../../lib/laws/run-record.js'
 import { scoreSet } from '../../lib/laws/scoring.js'
-import { parseStudyConfig, type StudyConfig } from '../../lib/laws/study-config.js'
+import { parseRecipeConfig, type StudyConfig } from '../../lib/laws/study-config.js'
 import { prepareData } from '../../lib/laws/study-data.js'
 import { Model } from '../../lib/model.js'
-import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { plainTensors } from '../golden-files.js'
+import { product } from '../merge/adapter-folders.js'
 import { temporaryFolder } from '../temporary-folder.js'
 import { writeSmallStudy } from './small-study.js'
 
 describe('the laws as recipes', function () {
   this.timeout(600_000)
   const at = temporaryFolder()
+  let small: ReturnType<typeof writeSmallStudy>
   let config: StudyConfig
 
   before(() => {
-    config = parseStudyConfig({ ...writeSmallStudy(at('.')), slice: true })
+    small = writeSmallStudy(at('.'))
+    config = parseRecipeConfig('align', small)
   })
 
   it('merge specialists and align them: one adapter that does what the merged, aligned model did', async () => {
     const output = at('align')
-    const { adapter, rows, facts } = await runRecipe('align', { ...config, output })
+    const { kind, folder: adapter, rows, facts } = await runRecipe('align', { ...config, output })
+    assert.equal(kind, 'adapter')
     assert.deepEqual(
       rows.map(({ name }) => name.replace(/ [\d.]+$/, '')),
       ['the model as it is', ...new Array<string>(5).fill('merged, weight'), 'merged and aligned'],
@@ -48,9 +55,142 @@ describe('the laws as recipes', function () {
     )
   })
 
-  it('train experts that share A, and say what they specialise in', async () => {
-    const { adapter, rows, facts } = await runRecipe('specialize', {
+  /** The weight of the merge that was best on validation. */
+  const mergeWeight = (rows: readonly RecipeRow[]) => {
+    const merges = rows.filter(({ name }) => name.startsWith('merged, weight'))
+    const best = merges.reduce((one, other) => (other.score > one.score ? other : one))
+    return Number(best.name.split(' ').at(-1))
+  }
+  /** Each adapter's updates in float64, by module, from its files alone. */
+  const updatesOf = (folder: string) => {
+    const { r, lora_alpha, use_rslora } = JSON.parse(
+      readFileSync(join(folder, 'adapter_config.json'), 'utf8'),
+    ) as { r: number; lora_alpha: number; use_rslora: boolean }
+    const tensors = plainTensors(join(folder, 'adapter_model.safetensors'))
+    const names = [...tensors.keys()].filter((name) => name.endsWith('.lora_A.weight'))
+    return new Map(
+      names.map((name) => {
+        const a = tensors.get(name)!
+        const b = tensors.get(name.replace('lora_A', 'lora_B'))!
+        const scale = lora_alpha / (use_rslora ? Math.sqrt(r) : r)
+        const module = name.replace('base_model.model.', '').replace('.lora_A.weight', '')
+        return [module, product(b.values, a.values, b.shape[0], r, a.shape[1], scale)] as const
+      }),
+    )
+  }
+  const adaptersOf = (output: string) =>
+    readdirSync(join(output, 'adapters')).map((name) => join(output, 'adapters', name))
+  /** Whether it was trained on instructions, by its run. */
+  const isForInstructions = (output: string, folder: string) => {
+    const path = join(output, 'runs', `${folder.split('/').at(-1)}.json`)
+    return readFileSync(path, 'utf8').includes('"mixture":{"instructions"')
+  }
+
+  it('add a chat vector to the merged model, as the formula has it in float64', async () => {
+    const scaled = async (output: string, weight: number) => {
+      const recipe = parseRecipe({
+        merge_method: 'linear',
+        models: [{ model: config.model, parameters: { weight } }],
+        parameters: { normalize: false },
+      })
+      await mergeRecipe({ recipe, output: at(output) })
+      return at(output)
+    }
+    const [instruct, base] = [await scaled('instruct', 1.05), await scaled('base', 0.9)]
+    for (const lambda of [0.6, undefined]) {
+      const output = at(`chat vector ${lambda ?? 'chosen'}`)
+      const { kind, folder, rows, facts } = await runRecipe('align', {
+        ...config,
+        output,
+        align: { kind: 'chat-vector', base, instruct, lambda },
+      })
+      assert.equal(kind, 'model')
+      const tried = rows.filter(({ name }) => name.endsWith('of the chat vector'))
+      assert.equal(tried.length, lambda === undefined ? 4 : 1)
+      const chosen = lambda === undefined ? /chosen on validation: with ([\d.]+) of/.exec(facts[0])![1] : lambda
+      const weight = mergeWeight(rows)
+      const updates = adaptersOf(output).map(updatesOf)
+      assert.equal(updates.length, 3)
+      const [theta, tuned, before, result] = [config.model, instruct, base, folder].map((model) =>
+        plainTensors(join(model, 'model.safetensors')),
+      )
+      let [moved, far] = [0, 0]
+      for (const [name, { values }] of theta) {
+        const module = name.replace('.weight', '')
+        const merged = result.get(name)!.values
+        for (let i = 0; i < values.length; i++) {
+          const update = updates.reduce((sum, one) => sum + (one.get(module)?.[i] ?? 0), 0)
+          const vector = tuned.get(name)!.values[i] - before.get(name)!.values[i]
+          const expected = values[i] + weight * update + Number(chosen) * vector
+          // Once to float32 between the two merges, once to bf16, which has 8 bits.
+          const slack = 2 ** -9 * Math.abs(expected) + 2 ** -23
+          far = Math.max(far, Math.abs(merged[i] - expected) / slack)
+          moved = Math.max(moved, Math.abs(weight * update) / slack)
+        }
+      }
+      assert.ok(far <= 1.01, `${far} times the rounding`)
+      assert.ok(moved > 20, `the adapters are worth ${moved} times the rounding`)
+    }
+  })
+
+  it('interpolate between disciplines and alignment, in one adapter, as the formula has it in float64', async () => {
+    const output = at('interpolation')
+    const { kind, folder, rows, facts } = await runRecipe('align', {
       ...config,
+      output,
+      align: { kind: 'interpolation', lambda: undefined },
+    })
+    assert.equal(kind, 'adapter')
+    const share = Number(/chosen on validation: with ([\d.]+) of the alignment/.exec(facts[0])![1])
+    assert.ok([0.1, 0.25, 0.5, 0.75].includes(share))
+    const weight = mergeWeight(rows)
+    const parts = adaptersOf(output).map((part) => ({
+      updates: updatesOf(part),
+      weight: isForInstructions(output, part) ? share : (1 - share) * weight,
+    }))
+    assert.deepEqual(parts.filter((one) => one.weight === share).length, 1)
+    assert.equal(parts.length, 4)
+    for (const [module, values] of updatesOf(folder)) {
+      const expected = values.map((_, i) =>
+        parts.reduce((sum, part) => sum + part.weight * part.updates.get(module)![i], 0),
+      )
+      const largest = Math.max(...expected.map(Math.abs))
+      values.forEach((value, i) => {
+        // Factors that are scaled are float32.
+        assert.ok(Math.abs(value - expected[i]) <= 1e-6 * largest, `${module}: ${value}`)
+      })
+    }
+  })
+
+  it('go on with what they made, and refuse what was made from something else', async () => {
+    const output = at('interpolation')
+    const files = () =>
+      readdirSync(join(output, 'runs')).map((name) => readFileSync(join(output, 'runs', name), 'utf8'))
+    const before = files()
+    const align = { kind: 'interpolation', lambda: undefined } as const
+    await runRecipe('align', { ...config, output, align })
+    assert.deepEqual(files(), before, 'no run was made again')
+    const cases: [() => Promise<unknown>, RegExp][] = [
+      [
+        () => runRecipe('align', { ...config, output, align, batchTokens: 100 }),
+        /holds what was made from another model, corpus or configuration; choose another output/,
+      ],
+      [
+        () => runRecipe('optimize', { ...parseRecipeConfig('optimize', small), output }),
+        /output: .* holds "align", not "optimize"; choose another folder/,
+      ],
+      [
+        () => runRecipe('align', { ...config, output: at('corpus') }),
+        /output: .*corpus is not empty and holds no study; choose another folder/,
+      ],
+    ]
+    for (const [refused, message] of cases)
+      await assert.rejects(refused(), { code: 'ERR_POLYLORA_CONFIG', message })
+  })
+
+  it('train experts that share A, and say what they specialise in', async () => {
+    const { folder: adapter, rows, facts } = await runRecipe('specialize', {
+      ...parseRecipeConfig('specialize', small),
       output: at('specialize'),
     })
     assert.equal(rows.length, 3)

@@ -57,6 +57,10 @@ export function writeSmallStudy(folder: string): StudyConfigInput {
           'instructions.train',
           Array.from({ length: 12 }, (_, n) => loud(n)),
         ),
+        validation: write(
+          'instructions.validation',
+          Array.from({ length: 4 }, (_, n) => loud(80 + n)),
+        ),
         test: write(
           'instructions.test',
           Array.from({ length: 4 }, (_, n) => loud(50 + n)),

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { isPolyloraError } from '../../lib/errors.js'
-import { parseStudyConfig } from '../../lib/laws/study-config.js'
+import { parseRecipeConfig, parseStudyConfig } from '../../lib/laws/study-config.js'
 
 const files = { train: 'a.jsonl', validation: 'b.jsonl', test: 'c.jsonl' }
 const good = {
@@ -68,6 +68,35 @@ describe('study.yaml', () => {
           return true
         },
       )
+  })
+
+  it('says in one sentence what cannot be aligned', () => {
+    const cases: [object, RegExp][] = [
+      [{ align: { kind: 'magic' } }, /align\.kind: /],
+      [{ align: { kind: 'chat-vector' } }, /align\.base: .*received missing/],
+      [{ align: { kind: 'interpolation', lambda: 1.5 } }, /align\.lambda: .*received 1\.5/],
+      [
+        { align: { kind: 'interpolation' } },
+        /align\.lambda: without it data\.instructions\.validation is needed to choose it on/,
+      ],
+      [
+        { align: { kind: 'chat-vector', base: 'model', lambda: 1 } },
+        /align\.base: a chat vector needs the model before instruction tuning, received the tuned one/,
+      ],
+    ]
+    for (const [change, message] of cases)
+      assert.throws(() => parseRecipeConfig('align', { ...good, ...change }, 'align.yaml'), {
+        code: 'ERR_POLYLORA_CONFIG',
+        message,
+      })
+    const { cross: _, ...data } = good.data
+    const { laws, slice } = parseRecipeConfig('align', { ...good, data, laws: ['balance'] })
+    assert.deepEqual([laws, slice], [['align'], true], 'a recipe needs no questions over several disciplines')
+    const { instructions: __, ...nothing } = data
+    assert.throws(
+      () => parseRecipeConfig('align', { ...good, data: nothing }),
+      /data\.instructions: law 2 \(align\) needs instructions/,
+    )
   })
 
   it('takes one seed for a slice, a whole corpus with a split, and no instructions without law 2', () => {

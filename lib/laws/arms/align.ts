@@ -3,6 +3,7 @@ import { type Arm, type Contrast, equalTokens, type Law, type Setting } from './
 import {
   base,
   type ChoiceProcedure,
+  type MergeProcedure,
   type Mixture,
   type Procedure,
   type TrainProcedure,
@@ -28,13 +29,22 @@ export function specialists(setting: Setting): Readonly<Record<string, Procedure
   )
 }
 
+/** Updates with one weight. */
+export function mergeOf(
+  parts: readonly Procedure[],
+  weight: number,
+  operator: MergeProcedure['operator'] = 'task_arithmetic',
+): MergeProcedure {
+  return { kind: 'merge', parts: parts.map((of) => ({ of, weight })), operator }
+}
+
 /** Their merge: operator and weight are chosen on validation before anything is aligned. */
 export function merged(setting: Setting): ChoiceProcedure {
   const parts = Object.values(specialists(setting))
   return {
     kind: 'choice',
     candidates: (['task_arithmetic', 'ties'] as const).flatMap((operator) =>
-      weights.map((weight) => ({ kind: 'merge' as const, parts, operator, weight })),
+      weights.map((weight) => mergeOf(parts, weight, operator)),
     ),
     rungs: [{ tokens: 0, keep: 1 }],
     seed: setting.searchSeed,

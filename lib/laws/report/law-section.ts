@@ -182,7 +182,11 @@ function armTable(arms: readonly ArmWithRuns[]): string {
 
 function designOf([run]: readonly RunRecord[]): string {
   if (run === undefined || run.design.kind === 'base') return ''
-  if (run.design.kind === 'merge') return `${run.design.operator}, weight ${run.design.weight}`
+  if (run.design.kind === 'chat-vector') return `chat vector, weight ${run.design.weight}`
+  if (run.design.kind === 'merge') {
+    const weights = [...new Set(run.design.weights)]
+    return `${run.design.operator}, weight ${weights.join(', ')}`
+  }
   const { learningRate, method } = run.design
   const { rank, ...rest } = method
   const { alpha, dropout, targets } = rest as Readonly<Record<string, unknown>>
