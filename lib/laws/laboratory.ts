@@ -16,6 +16,7 @@ import { readConfig } from '../models/index.js'
 import { declareAdapter, type DeclaredMethod, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
 import type { StepReport } from '../train/trainer.js'
+import { successiveHalving, type Trial } from './halving.js'
 import { mixingOf, sourcesOf } from './mixture.js'
 import {
   type ChatVectorProcedure,
@@ -39,7 +40,7 @@ import {
   readRun,
   writeRun,
 } from './run-record.js'
-import { accuracyOf, scoreSet, type SetScores } from './scoring.js'
+import { accuracyOf, logLikelihoodOf, scoreSet, type SetScores } from './scoring.js'
 import { examineExperts } from './specialization.js'
 import type { StudyConfig } from './study-config.js'
 import type { StudyData } from './study-data.js'
@@ -160,38 +161,23 @@ export class Laboratory {
     return await this.#settle(await this.#chosen.get(key)!)
   }
 
-  /** Successive halving on the disciplines' validation sets; of equals the first. */
-  async #choose({ candidates, rungs, seed }: ChoiceProcedure): Promise<Procedure> {
-    let left = candidates.map((candidate) => ({
-      candidate,
-      score: -Infinity,
-      logLikelihood: -Infinity,
-    }))
-    for (const { tokens, keep } of rungs) {
-      const tried: typeof left = []
-      for (const { candidate } of left) {
-        const { score, logLikelihood } = await this.#validate(withTokens(candidate, tokens), seed)
-        tried.push({ candidate, score, logLikelihood })
-      }
-      tried.sort((a, b) => b.score - a.score || b.logLikelihood - a.logLikelihood)
-      left = tried.slice(0, keep)
-    }
-    return left[0].candidate
+  /** On the disciplines' validation sets. */
+  #choose({ candidates, rungs, seed }: ChoiceProcedure): Promise<Procedure> {
+    return successiveHalving(candidates, rungs, (candidate, tokens) =>
+      this.#validate(withTokens(candidate, tokens), seed),
+    )
   }
 
-  async #validate(
-    procedure: Procedure,
-    seed: number,
-  ): Promise<{ score: number; logLikelihood: number }> {
+  async #validate(procedure: Procedure, seed: number): Promise<Trial | null> {
     const { data } = this.#options
     const names = data.disciplines.map(({ name }) => `validation ${name}`)
     const { sets, status } = await this.run(procedure, seed, names)
-    if (status === 'failed') return { score: -Infinity, logLikelihood: -Infinity }
+    if (status === 'failed') return null
     const over = (value: (name: string) => number) =>
       names.reduce((sum, name) => sum + value(name), 0) / names.length
     return {
       score: over((name) => accuracyOf(sets[name], data.sets.get(name)!)),
-      logLikelihood: over((name) => sets[name].logLikelihood / sets[name].tokens),
+      logLikelihood: over((name) => logLikelihoodOf(sets[name]) ?? -Infinity),
     }
   }
 

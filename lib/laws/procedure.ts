@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { TrainConfigInput } from '../train/options.js'
+import type { Rung } from './halving.js'
 
 /**
  * How a model is made from the study's model. Plain data: two arms that say the same are one run. With a seed it says every
@@ -63,7 +64,7 @@ export interface ChatVectorProcedure {
 export interface ChoiceProcedure {
   readonly kind: 'choice'
   readonly candidates: readonly Procedure[]
-  readonly rungs: readonly { readonly tokens: number; readonly keep: number }[]
+  readonly rungs: readonly Rung[]
   readonly seed: number
 }
 

@@ -1,7 +1,7 @@
 import type { Contrast, Law, ScoreSet } from './arms/law.js'
 import type { StudyPlan } from './plan.js'
 import type { RunRecord } from './run-record.js'
-import { accuracyOf, itemScores } from './scoring.js'
+import { accuracyOf, itemScores, logLikelihoodOf } from './scoring.js'
 import {
   contrastVerdict,
   type Estimate,
@@ -169,7 +169,7 @@ function judgeVariability(law: Law, data: StudyData, arms: ArmRuns): Variability
   const names = Object.keys(singles)
   const perToken = (run: RunRecord | undefined, name: string) => {
     const scores = run?.sets[`test ${name}`]
-    return scores ? scores.logLikelihood / scores.tokens : NaN
+    return (scores && logLikelihoodOf(scores)) ?? NaN
   }
   const count = arms.get(multi)?.length ?? 0
   const each = (runOf: (name: string, r: number) => RunRecord | undefined) =>

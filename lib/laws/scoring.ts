@@ -9,8 +9,8 @@ import type { ItemSet } from './study-data.js'
 export interface SetScores {
   /** A digit an item, in order: 1 right, 0 wrong. */
   readonly right: string
-  /** Of the right answers: natural, summed over items and tokens. */
-  readonly logLikelihood: number
+  /** Of the right answers: natural, summed over items and tokens; null if that is not finite, as JSON has it. */
+  readonly logLikelihood: number | null
   readonly tokens: number
 }
 
@@ -40,7 +40,11 @@ export async function scoreSet(
     },
   })
   const checked = set.isChecked ? await obey(model, records, chatTemplate, signal) : right
-  return { right: checked.map(Number).join(''), logLikelihood, tokens }
+  return {
+    right: checked.map(Number).join(''),
+    logLikelihood: Number.isFinite(logLikelihood) ? logLikelihood : null,
+    tokens,
+  }
 }
 
 /** Whether the model's own answers obey the records' constraints. */
@@ -66,6 +70,11 @@ async function obey(
 /** Each item's score: 1 right, 0 as good as a guess. */
 export function itemScores({ right }: SetScores, { chances }: ItemSet): number[] {
   return chances.map((chance, i) => correctForChance(Number(right[i]), chance))
+}
+
+/** Log-likelihood of the right answers per token; null if it is not finite. */
+export function logLikelihoodOf({ logLikelihood, tokens }: SetScores): number | null {
+  return logLikelihood === null ? null : logLikelihood / tokens
 }
 
 /** Chance-corrected accuracy of a set. */

@@ -193,6 +193,7 @@ describe('the laboratory', function () {
   it('counts what diverges, and measures it all the same', async () => {
     const record = await open().run(train({ learningRate: 1e12, tokens: 1600 }), 1, ['test sums'])
     assert.equal(record.status, 'diverged')
+    assert.deepEqual(JSON.parse(JSON.stringify(record)), record, 'what is read again is the same')
     assert.ok(record.reason !== undefined)
     assert.equal(record.sets['test sums'].right.length, 8)
   })
@@ -203,6 +204,15 @@ describe('the laboratory', function () {
     assert.equal(record.status, 'failed')
     assert.match(record.reason!, /no_such_layer/)
     assert.deepEqual(record.sets, {})
+    const choice: ChoiceProcedure = {
+      kind: 'choice',
+      candidates: [tooLarge, train()],
+      rungs: [{ tokens: 200, keep: 1 }],
+      seed: 78,
+    }
+    const laboratory = open()
+    assert.deepEqual(await laboratory.chosen(choice), train())
+    assert.equal(laboratory.records.filter(({ status }) => status === 'failed').length, 1)
   })
 
   it('says what experts specialise in, and leaves the adapter as it was', async () => {

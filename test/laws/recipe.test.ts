@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { RecipeRow } from '../../lib/laws/recipe-context.js'
 import { mergeRecipe, parseRecipe } from '../../lib/merge/index.js'
 import { runRecipe } from '../../lib/laws/recipe.js'
-import { readRun } from '../../lib/laws/run-record.js'
+import { readRun, type RunRecord } from '../../lib/laws/run-record.js'
 import { scoreSet } from '../../lib/laws/scoring.js'
 import { parseRecipeConfig, type StudyConfig } from '../../lib/laws/study-config.js'
 import { prepareData } from '../../lib/laws/study-data.js'
@@ -50,7 +50,7 @@ describe('the laws as recipes', function () {
     const before = aligned.sets['validation sums']
     // The same products in another order: sums of some dozens of float32 log-probabilities.
     assert.ok(
-      Math.abs(again.logLikelihood - before.logLikelihood) < 1e-3 * Math.abs(before.logLikelihood),
+      Math.abs(again.logLikelihood! - before.logLikelihood!) < 1e-3 * -before.logLikelihood!,
       `${again.logLikelihood} for ${before.logLikelihood}`,
     )
   })
@@ -186,6 +186,82 @@ describe('the laws as recipes', function () {
     ]
     for (const [refused, message] of cases)
       await assert.rejects(refused(), { code: 'ERR_POLYLORA_CONFIG', message })
+  })
+
+  it('search a design by successive halving, with what it costs, and go on after a stop', async () => {
+    const optimized = parseRecipeConfig('optimize', {
+      ...small,
+      tokens: 1600,
+      learningRates: [5e-3, 2e-2],
+    })
+    const output = at('optimize')
+    const { kind, folder, rows, facts } = await runRecipe('optimize', { ...optimized, output })
+    assert.equal(kind, 'adapter')
+    assert.equal(rows.length, 7)
+    const recordsOf = (output: string) =>
+      readdirSync(join(output, 'runs'))
+        .filter((name) => name.endsWith('.json'))
+        .map((name) => JSON.parse(readFileSync(join(output, 'runs', name), 'utf8')) as RunRecord)
+    const records = recordsOf(output)
+    const trials = records.flatMap((record) => {
+      const { design, seed, sets } = record
+      if (design.kind !== 'train' || seed !== optimized.seed + 1_000_000) return []
+      const { rank, alpha } = design.method as { rank: number; alpha: number }
+      // The default design's learning rates are tried with an alpha of 8.
+      if (rank !== 4 || alpha === 8) return []
+      const validation = ['sums', 'letters', 'words'].map((name) => sets[`validation ${name}`])
+      const right = validation.map(({ right }) => [...right].filter((one) => one === '1').length / right.length)
+      const score = right.reduce((sum, one) => sum + one, 0) / 3
+      const logLikelihood =
+        validation.reduce((sum, one) => sum + one.logLikelihood! / one.tokens, 0) / 3
+      const { tokens, data, kind, ...rest } = design
+      return [{ budget: tokens, spent: record.tokens, score, logLikelihood, design: rest }]
+    })
+    const rungs = [200, 400, 800].map((budget) => trials.filter((one) => one.budget === budget))
+    assert.deepEqual(
+      rungs.map(({ length }) => length),
+      [12, 6, 2],
+    )
+    assert.equal(trials.length, 20)
+    for (const { budget, spent } of trials) assert.ok(Math.abs(spent - budget) < 60, `${spent}`)
+    const best = (rung: (typeof rungs)[number], keep: number) =>
+      rung
+        .toSorted((a, b) => b.score - a.score || b.logLikelihood - a.logLikelihood)
+        .slice(0, keep)
+        .map(({ design }) => JSON.stringify(design))
+        .sort()
+    const designsOf = (rung: (typeof rungs)[number]) =>
+      rung.map(({ design }) => JSON.stringify(design)).sort()
+    assert.deepEqual(designsOf(rungs[1]), best(rungs[0], 6))
+    assert.deepEqual(designsOf(rungs[2]), best(rungs[1], 2))
+    const [found] = best(rungs[2], 1)
+    const { learningRate, method } = JSON.parse(found) as {
+      learningRate: number
+      method: object
+    }
+    const said = JSON.parse(facts[0].replace('found: ', '')) as object
+    assert.deepEqual(said, { learningRate, ...method })
+    const cost = trials.reduce((sum, { spent }) => sum + spent, 0)
+    assert.match(facts[2], new RegExp(`^the search cost ${cost} tokens, the learning rates`))
+    const scores = rows.slice(1).map(({ score }) => score)
+    const first = rows.slice(1)[scores.indexOf(Math.max(...scores))]
+    assert.equal(facts[1], `best on validation: ${first.name}`)
+
+    // The same from the beginning elsewhere, and after some runs and the result are lost.
+    const bytes = (name: string) => readFileSync(join(name, 'adapter_model.safetensors'))
+    const withoutTime = (all: readonly RunRecord[]) => all.map(({ seconds: _, ...rest }) => rest)
+    const again = await runRecipe('optimize', { ...optimized, output: at('optimize again') })
+    assert.deepEqual(withoutTime(recordsOf(at('optimize again'))), withoutTime(records))
+    assert.deepEqual([again.rows, again.facts], [rows, facts])
+    assert.ok(bytes(again.folder).equals(bytes(folder)))
+    records.forEach(({ id }, i) => {
+      if (i % 3 === 0) rmSync(join(output, 'runs', `${id}.json`))
+    })
+    rmSync(folder, { recursive: true })
+    const resumed = await runRecipe('optimize', { ...optimized, output })
+    assert.deepEqual([resumed.rows, resumed.facts], [rows, facts])
+    assert.deepEqual(withoutTime(recordsOf(output)), withoutTime(records))
+    assert.ok(bytes(folder).equals(bytes(again.folder)))
   })
 
   it('train experts that share A, and say what they specialise in', async () => {

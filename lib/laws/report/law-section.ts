@@ -1,6 +1,7 @@
 import type { Law, ScoreSet } from '../arms/law.js'
 import { type ContrastResult, type LawResult, scoreOf } from '../results.js'
 import type { RunRecord } from '../run-record.js'
+import { logLikelihoodOf } from '../scoring.js'
 import { type Estimate, mean } from '../statistics/index.js'
 import { curves, intervals, type Row, shares } from './charts.js'
 import { expertFigures } from './experts.js'
@@ -224,7 +225,8 @@ function spread(law: Law, { variability }: LawResult, { arms }: ReportInputs): s
       ] as const
     ).map(([of, arm]): Row => {
       const values = (runs.get(arm) ?? []).map(
-        ({ sets }) => sets[`test ${name}`].logLikelihood / sets[`test ${name}`].tokens,
+        // There is no result where one of them is not finite.
+        ({ sets }) => logLikelihoodOf(sets[`test ${name}`])!,
       )
       return {
         name: `${name}, ${of}`,
