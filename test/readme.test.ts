@@ -1,12 +1,24 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parse } from 'yaml'
+import type { StudyResults } from '../lib/laws/study.js'
 import { parseStudyConfig } from '../lib/laws/study-config.js'
 import { parseTrainConfig } from '../lib/train/options.js'
+import { polylora } from './cli/polylora.js'
+import { goldenModel } from './decoder-logits.js'
+import { temporaryFolder } from './temporary-folder.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const readme = readFileSync(join(root, 'README.md'), 'utf8')
@@ -52,12 +64,47 @@ describe('README', () => {
     assert.equal(config.batch.accumulation, 2)
   })
 
-  it('shows a study that the schema takes, in at most 20 lines', () => {
+  describe("shows a study of one's own model and corpus", function () {
+    this.timeout(600_000)
+    const at = temporaryFolder()
     const text = block('yaml', 1)
-    assert.ok(text.trimEnd().split('\n').length <= 20)
     const config = parseStudyConfig(parse(text))
-    assert.equal(Object.keys(config.data.disciplines).length, 5)
-    assert.equal(config.minutes, 90)
+
+    it('in at most 20 lines, of five files', () => {
+      assert.ok(text.trimEnd().split('\n').length <= 20)
+      assert.equal(Object.keys(config.data.disciplines).length, 5)
+      assert.equal(config.minutes, 90)
+    })
+
+    it('that runs as it stands: a slice of it, in seconds', async () => {
+      writeFileSync(at('study.yaml'), text)
+      cpSync(goldenModel('qwen2-text'), at(config.model), { recursive: true })
+      Object.values(config.data.disciplines).forEach((path, d) => {
+        assert.ok(typeof path === 'string')
+        mkdirSync(dirname(at(path)), { recursive: true })
+        const records = Array.from({ length: 60 + 60 * d }, (_, i) => ({
+          prompt: `Discipline ${d}: what is ${i}?`,
+          completion: `It is ${'abcdefg'[(i * (d + 2)) % 7]}.`,
+        }))
+        writeFileSync(at(path), records.map((one) => `${JSON.stringify(one)}\n`).join(''))
+      })
+      const { code, stdout, stderr } = await polylora(
+        ['study', 'study.yaml', '--slice', '--minutes', '0.05'],
+        at('.'),
+      )
+      assert.equal(code, 0, stderr)
+      for (const law of config.laws)
+        assert.match(stdout, new RegExp(`^${law}: undecided \\(a slice gives no verdict\\)$`, 'm'))
+      const results = JSON.parse(
+        readFileSync(at(`${config.output}/results.json`), 'utf8'),
+      ) as StudyResults
+      assert.equal(results.status, 'finished')
+      assert.deepEqual(
+        Object.values(results.runs).filter(({ status }) => status === 'failed'),
+        [],
+      )
+      assert.match(readFileSync(at(`${config.output}/report.html`), 'utf8'), /mathematics/)
+    })
   })
 })
 

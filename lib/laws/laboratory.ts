@@ -118,7 +118,12 @@ export class Laboratory {
     return [...this.#records.values()]
   }
 
-  /** Trains and measures, unless that was done before. @param sets names of the item sets */
+  /**
+   * Trains and measures, unless that was done before. What fails is counted.
+   *
+   * @param sets names of the item sets
+   * @throws AbortedError; what the untouched model cannot be measured for
+   */
   async run(asked: Procedure, seed: number, sets: readonly string[]): Promise<RunRecord> {
     const procedure = await this.#settle(asked)
     // First, so that what a choice within it tried is among the records also where the run itself is only read.
@@ -210,6 +215,8 @@ export class Laboratory {
       }
     } catch (error) {
       if (signal?.aborted || error instanceof AbortedError || !isPolyloraError(error)) throw error
+      // Where the untouched model cannot be measured no arm can.
+      if (procedure.kind === 'base') throw error
       // What a run cannot do says something of its arm: it is counted, and the study goes on.
       this.#options.onMessage?.(`a run failed: ${error.message}`)
       const nothing = { parameters: 0, steps: 0, tokens: 0, losses: [], mixture: {}, sets: {} }

@@ -197,9 +197,9 @@ function setsOfArm(law: Law, arm: Arm, data: StudyData): string[] {
   return [...tests, ...['cross', 'instructions', 'general'].filter((name) => data.sets.has(name))]
 }
 
-/** What the model is measured on as it is, for all arms to be seen against. */
+/** What the model is measured on as it is, for all arms to be seen against; first of all, so that no set surprises an arm. */
 export function referenceSets(data: StudyData): string[] {
-  return [...data.sets.keys()].filter((name) => !name.startsWith('validation '))
+  return [...data.sets.keys()].filter((name) => name !== 'validation instructions')
 }
 
 /** What a study costs. */

@@ -6,7 +6,7 @@ import { align } from './align.js'
 import { Laboratory } from './laboratory.js'
 import { optimize } from './optimize.js'
 import { askedSize, settingOf } from './plan.js'
-import { hashOf } from './procedure.js'
+import { base, hashOf } from './procedure.js'
 import type { RecipeResult } from './recipe-context.js'
 import { specialize } from './specialize.js'
 import { modelsOf, type RecipeName, type StudyConfig } from './study-config.js'
@@ -55,6 +55,8 @@ export async function runRecipe(
       onMessage,
       onRun: () => onRun?.(++done),
     })
+    // First, so that no set surprises a training.
+    await laboratory.run(base, config.seed, [...data.sets.keys()])
     return await recipes[name]({ config, setting, data, laboratory, seed: config.seed })
   } finally {
     await device.close()

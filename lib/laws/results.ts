@@ -72,8 +72,10 @@ function judgeLaw(law: Law, plan: StudyPlan, data: StudyData, arms: ArmRuns): La
     return { ...result, passed: lower !== null && lower > one.above }
   })
   const common = { name: law.name, contrasts, preconditions, gates, ...counts, adjustedP: null }
-  if (plan.isSlice)
-    return { ...common, verdict: 'undecided', reason: 'a slice gives no verdict', p: null }
+  const seeds = law.variability ? plan.variabilitySeeds : plan.seeds
+  const tooFew = plan.isSlice ? 'a slice' : seeds.length < 2 ? 'one seed an arm' : null
+  if (tooFew !== null)
+    return { ...common, verdict: 'undecided', reason: `${tooFew} gives no verdict`, p: null }
   if (law.variability) {
     const spread = judgeVariability(law, data, arms)
     const reason = spread ? {} : { reason: 'a run is missing or failed' }

@@ -1,3 +1,4 @@
+import { DataError } from '../errors.js'
 import { evaluate } from '../evaluate/evaluate.js'
 import { checkInstruction, type InstructionRecord } from '../evaluate/constraints.js'
 import type { Model } from '../model.js'
@@ -27,7 +28,7 @@ export async function scoreSet(
   const right: boolean[] = []
   const records: Readonly<Record<string, unknown>>[] = []
   let [logLikelihood, tokens] = [0, 0]
-  await evaluate(model, {
+  const scoring = evaluate(model, {
     data: set.path,
     chatTemplate,
     signal,
@@ -38,6 +39,10 @@ export async function scoreSet(
       logLikelihood += score.logLikelihood
       tokens += score.tokens
     },
+  })
+  await scoring.catch((cause: unknown) => {
+    if (!(cause instanceof DataError)) throw cause
+    throw new DataError(`${set.path}: ${cause.message}`, { cause, details: cause.details })
   })
   const checked = set.isChecked ? await obey(model, records, chatTemplate, signal) : right
   return {

@@ -136,7 +136,7 @@ export function inputsOf(config: StudyConfig): string[] {
   const files = [...Object.values(disciplines), cross, instructions, general].flatMap((one) =>
     typeof one === 'string' ? [one] : Object.values(one ?? {}).flat(),
   )
-  return [...modelsOf(config), ...files]
+  return [...modelsOf(config), ...files.filter((file) => file !== undefined)]
 }
 
 function parse(value: unknown, file: string, purpose: 'study' | RecipeName): StudyConfig {

@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
-import { join } from 'node:path'
+import { join, resolve, sep } from 'node:path'
 import { Corpus, type CorpusRecord, parseRecord, readRecords } from '../data/index.js'
 import { ConfigError, DataError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
 import type { Model } from '../model.js'
 import { DuplicateIndex, type Place } from './duplicates.js'
 import type { DisciplineFacts } from './arms/law.js'
-import type { StudyConfig } from './study-config.js'
+import { inputsOf, type StudyConfig } from './study-config.js'
 
 /** Items that every arm is measured on, in one order. */
 export interface ItemSet {
@@ -61,10 +61,11 @@ export async function prepareData(
     signal,
   }: { items?: number; signal?: AbortSignal },
 ): Promise<StudyData> {
+  await requireForeign(inputsOf(config), folder)
   const notes: string[] = []
   const training = new Map<string, Item[]>()
   const reserves = new Map<string, Item[]>()
-  const held = new Map<string, Item[]>()
+  const held = new Map<string, readonly Item[]>()
   const read = (paths: string | readonly string[], key: string) =>
     readItems([paths].flat(), key, signal)
   for (const [name, files] of Object.entries(config.data.disciplines)) {
@@ -91,16 +92,31 @@ export async function prepareData(
     )
   const alignment = instructions ? await read(instructions.train, 'data.instructions.train') : null
 
-  const index = new DuplicateIndex()
-  for (const items of held.values()) for (const one of items) index.add(one.record, one)
-  const cleaned = (items: readonly Item[], name: string) => {
-    const { kept, note } = withoutHeldOut(items, index, name, config)
+  const cleaned = (items: readonly Item[], index: DuplicateIndex, what: Described) => {
+    const { kept, note } = withoutHeldOut(items, index, what, config)
     if (note !== null) notes.push(note)
     return kept
   }
+  // What is chosen on validation is not chosen on the test.
+  const tested = indexOf([...held].filter(([name]) => !isValidation(name)))
+  for (const [name, items] of held)
+    if (isValidation(name)) {
+      const of = name.replace('validation ', '')
+      held.set(name, cleaned(items, tested, { kind: 'validation', of, is: 'tested on' }))
+    }
+  const heldOut = indexOf([...held])
+  const forTraining = (items: readonly Item[], of: string) =>
+    cleaned(items, heldOut, { kind: 'training', of, is: 'held out' })
   const hash = createHash('sha256')
+  hash.update(JSON.stringify({ chatTemplate: config.data.chatTemplate }))
+  const taken = new Set<string>()
   const write = async (name: string, items: readonly Item[]) => {
-    const path = join(folder, `${name.replace(/[^\p{L}\p{N}]+/gu, '-')}.jsonl`)
+    const slug = name.replace(/[^\p{L}\p{N}]+/gu, '-')
+    // Two names may differ in signs alone, or in capitals on a file system that sees none.
+    let file = slug
+    for (let i = 2; taken.has(file.toLowerCase()); i++) file = `${slug}-${i}`
+    taken.add(file.toLowerCase())
+    const path = join(folder, `${file}.jsonl`)
     const text = items.map(({ fields }) => `${JSON.stringify(fields)}\n`).join('')
     hash.update(`${name}\n${text}`)
     await nodeFileSystem.writeFile(path, text)
@@ -109,12 +125,12 @@ export async function prepareData(
   await nodeFileSystem.makeFolder(folder)
   const disciplines: DisciplineData[] = []
   for (const [name, items] of training) {
-    const path = await write(`train ${name}`, cleaned(items, name))
+    const path = await write(`train ${name}`, forTraining(items, name))
     const fresh = reserves.get(name)
     const counts = await countTokens(path, name, config, model, signal)
     let reserve: DisciplineData['reserve'] = null
     if (fresh) {
-      const path = await write(`reserve ${name}`, cleaned(fresh, `${name} (reserve)`))
+      const path = await write(`reserve ${name}`, forTraining(fresh, `${name} (reserve)`))
       const { trainedTokens } = await countTokens(path, name, config, model, signal)
       reserve = { path, trainedTokens }
     }
@@ -136,8 +152,29 @@ export async function prepareData(
     })
   }
   const alignmentPath =
-    alignment && (await write('train instructions', cleaned(alignment, 'instructions')))
+    alignment && (await write('train instructions', forTraining(alignment, 'instructions')))
   return { disciplines, alignment: alignmentPath, sets, fingerprint: hash.digest('hex'), notes }
+}
+
+const isValidation = (name: string) => name.startsWith('validation ')
+
+function indexOf(sets: readonly (readonly [string, readonly Item[]])[]): DuplicateIndex {
+  const index = new DuplicateIndex()
+  for (const [, items] of sets) for (const one of items) index.add(one.record, one)
+  return index
+}
+
+/** @throws ConfigError if a file that is read lies where files are written */
+async function requireForeign(inputs: readonly string[], folder: string): Promise<void> {
+  const own = await nodeFileSystem.realPath(folder).catch(() => resolve(folder))
+  for (const input of inputs) {
+    const real = await nodeFileSystem.realPath(input).catch(() => resolve(input))
+    if (real.startsWith(own + sep))
+      throw new ConfigError(
+        `${input} lies in ${folder}, where the study writes its own files; choose another output`,
+        { details: { path: input, key: 'output' } },
+      )
+  }
 }
 
 async function readItems(
@@ -205,10 +242,17 @@ function clustersOf(items: readonly Item[]): Item[][] {
 const textHash = ({ fields }: Item) =>
   createHash('sha256').update(JSON.stringify(fields)).digest('hex')
 
+interface Described {
+  readonly kind: 'training' | 'validation'
+  readonly of: string
+  /** What they must not be. */
+  readonly is: 'held out' | 'tested on'
+}
+
 function withoutHeldOut(
   items: readonly Item[],
   index: DuplicateIndex,
-  name: string,
+  { kind, of, is }: Described,
   { data }: StudyConfig,
 ): { kept: readonly Item[]; note: string | null } {
   const found = items.map(({ record }) => index.find(record))
@@ -218,20 +262,20 @@ function withoutHeldOut(
   const { file, line } = items[first]
   const example = `${file}:${line} is ${found[first]!.file}:${found[first]!.line}`
   const count = items.length - kept.length
-  const are = count === 1 ? 'training item of' : 'training items of'
+  const those = `${count} ${kind} item${count === 1 ? '' : 's'} of ${of}`
   const details = { file, line, count }
   if (data.duplicates === 'error')
     throw new DataError(
-      `${count} ${are} ${name} held out as well, or nearly (${example}); take them out, or set data.duplicates: remove`,
+      `${those} ${is} as well, or nearly (${example}); take them out, or set data.duplicates: remove`,
       { details },
     )
   if (kept.length === 0)
-    throw new DataError(`every training item of ${name} is held out as well (${example})`, {
+    throw new DataError(`every ${kind} item of ${of} is ${is} as well (${example})`, {
       details,
     })
   return {
     kept,
-    note: `${count} ${are} ${name} left out: held out as well, or nearly (${example})`,
+    note: `${those} left out: ${is} as well, or nearly (${example})`,
   }
 }
 

@@ -94,6 +94,12 @@ describe('polylora study', function () {
         /^polylora: .*missing\.jsonl/m,
       ],
     ]
+    const long = { prompt: 'Say it all.', completion: ' word'.repeat(400) }
+    writeFileSync(at('long.jsonl'), `${JSON.stringify(long)}\n`)
+    cases.push([
+      args('none', '--set', 'data.general.test=long.jsonl'),
+      /^polylora: none\/data\/general\.jsonl: line 1: the completion has \d+ tokens, the model takes 160$/m,
+    ])
     for (const [given, expected] of cases) {
       const { code, stderr } = await polylora(given, at('.'))
       assert.equal(code, 2, stderr)

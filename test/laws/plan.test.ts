@@ -161,6 +161,15 @@ describe('the plan of a study', function () {
     assert.deepEqual(Object.keys(variability.variability!.singles), Object.keys(sizes))
   })
 
+  it('says what is missing where no discipline is low-resource, or none has a reserve', () => {
+    const equal = data.disciplines.map((one) => ({ ...one, trainedTokens: 5000 }))
+    const bare = data.disciplines.map((one) => ({ ...one, reserve: null }))
+    const missing = (disciplines: StudyData['disciplines']) =>
+      whole({ ...inputs(), data: { ...data, disciplines } }).laws[0].missing
+    assert.equal(missing(equal), 'no discipline is low-resource')
+    assert.match(missing(bare)!, /^there is no reserve/)
+  })
+
   it('runs arms that laws share once, and searches with a seed that no arm has', () => {
     const plan = whole(inputs())
     const jobs = jobsOf(plan, data)

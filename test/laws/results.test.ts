@@ -85,7 +85,15 @@ const law = (changes: Partial<Law> = {}): Law => ({
   ...changes,
 })
 const plan = (one: Law, changes: Partial<StudyPlan> = {}) =>
-  ({ laws: [one], delta: 0.02, bootstrapSeed: 1, isSlice: false, ...changes }) as StudyPlan
+  ({
+    laws: [one],
+    delta: 0.02,
+    bootstrapSeed: 1,
+    isSlice: false,
+    seeds,
+    variabilitySeeds: seeds,
+    ...changes,
+  }) as StudyPlan
 
 function judged(one: Law, shares: Record<string, number>, changes: Partial<StudyPlan> = {}) {
   const arms = new Map(
@@ -196,6 +204,11 @@ describe('what runs say of a law', function () {
       [result.verdict, result.reason, result.p],
       ['undecided', 'a slice gives no verdict', null],
     )
+  })
+
+  it('gives no verdict from one seed, which is what a plan may be cut to', () => {
+    const { verdict, reason } = judged(law(), { new: 0.9, old: 0.1 }, { seeds: [1] })
+    assert.deepEqual([verdict, reason], ['undecided', 'one seed an arm gives no verdict'])
   })
 
   it('judges variability by the spread of log-likelihoods', () => {

@@ -110,6 +110,50 @@ describe("a study's data", function () {
     )
   })
 
+  it('leaves out validation items that are test items', async () => {
+    const files = {
+      train: write('train.jsonl', sums(10)),
+      validation: write('validation.jsonl', [...sums(4, 50), ...sums(2, 100)]),
+      test: write('test.jsonl', sums(4, 100)),
+    }
+    const disciplines = { one: files, two: { ...files, validation: write('v.jsonl', sums(4, 70)) } }
+    const data = await prepare({ disciplines })
+    assert.equal(lines(data.sets.get('validation one')!.path).length, 4)
+    assert.match(
+      data.notes[0],
+      /^2 validation items of one left out: tested on as well, or nearly \(.*validation\.jsonl:5 is .*test\.jsonl:1\)$/,
+    )
+    await assert.rejects(
+      prepare({ disciplines, duplicates: 'error' }),
+      /^DataError: 2 validation items of one tested on as well.*set data\.duplicates: remove$/,
+    )
+    await assert.rejects(
+      prepare({ disciplines: { one: { ...files, validation: files.test }, two: disciplines.two } }),
+      /every validation item of one is tested on as well/,
+    )
+  })
+
+  it('writes over no file that is read, and none of its own twice', async () => {
+    const files = (name: string, from: number) => ({
+      train: write(`${name}.train.jsonl`, sums(4, from)),
+      validation: write(`${name}.validation.jsonl`, sums(4, from + 10)),
+      test: write(`${name}.test.jsonl`, sums(4, from + 20)),
+    })
+    const data = await prepare({
+      disciplines: { 'a b': files('a', 300), 'a-b': files('b', 400), 'A B': files('c', 500) },
+    })
+    const paths = [...data.disciplines, ...data.sets.values()].map(({ path }) => path)
+    assert.equal(new Set(paths).size, 9)
+    assert.match(lines(data.disciplines[1].path)[0], /400 plus 1/)
+    const own = { ...files('d', 600), test: data.sets.get('test a b')!.path }
+    const before = readFileSync(own.test, 'utf8')
+    await assert.rejects(prepare({ disciplines: { one: own, two: files('e', 700) } }), {
+      code: 'ERR_POLYLORA_CONFIG',
+      message: /test-a-b\.jsonl lies in .*prepared, where the study writes its own files; choose/,
+    })
+    assert.equal(readFileSync(own.test, 'utf8'), before)
+  })
+
   it('divides a corpus where asked, near-duplicates together, the same way every time', async () => {
     const twice = sums(40).flatMap((one) => [one, { ...one, prompt: ` ${one.prompt} ` }])
     const disciplines = {

@@ -60,6 +60,10 @@ export function declareBalance(setting: Setting): Law {
     weights: { [one]: 1, [other]: -1 },
     on,
   })
+  const missing = [
+    ...(high.length < all.length ? [] : ['no discipline is low-resource']),
+    ...(setting.hasReserve ? [] : ['there is no reserve of fresh items to see what repeats cost']),
+  ]
   return {
     name: 'balance',
     title: 'Balance-then-Diversity',
@@ -92,9 +96,7 @@ export function declareBalance(setting: Setting): Law {
         .filter((dose) => !possible.includes(dose))
         .map((dose) => `There is no dose of ${passes(dose)}: so few do not give a run's tokens.`),
     ],
-    ...(setting.hasReserve
-      ? {}
-      : { missing: 'there is no reserve of fresh items to see what repeats cost' }),
+    ...(missing.length > 0 ? { missing: missing.join('; ') } : {}),
   }
 }
 
