@@ -76,7 +76,8 @@ describe('README', () => {
       assert.equal(config.minutes, 90)
     })
 
-    it('that runs as it stands: a slice of it, in seconds', async () => {
+    it('that runs as it stands, all of its laws: a slice, with fewer items and learning rates', async () => {
+      const slice = ['--slice', '--minutes 0.05', '--set items=6', '--set learningRates=[0.001]']
       writeFileSync(at('study.yaml'), text)
       cpSync(goldenModel('qwen2-text'), at(config.model), { recursive: true })
       Object.values(config.data.disciplines).forEach((path, d) => {
@@ -89,7 +90,7 @@ describe('README', () => {
         writeFileSync(at(path), records.map((one) => `${JSON.stringify(one)}\n`).join(''))
       })
       const { code, stdout, stderr } = await polylora(
-        ['study', 'study.yaml', '--slice', '--minutes', '0.05'],
+        ['study', 'study.yaml', ...slice.flatMap((one) => one.split(' '))],
         at('.'),
       )
       assert.equal(code, 0, stderr)

@@ -13,7 +13,7 @@ interface RecipeFlags {
 
 const summaries: Readonly<Record<RecipeName, string>> = {
   align: 'train an adapter for each discipline, merge them, restore the following of instructions',
-  optimize: 'search a design at small rank, then raise the rank',
+  optimize: 'search a design at small rank, then try more rank and more experts',
   specialize: 'train experts that share A, beside LoRA with as many parameters',
 }
 

@@ -19,7 +19,10 @@ import {
 
 const weights = [0.2, 0.35, 0.5, 0.75, 1] as const
 /** Tried where the configuration has no lambda. */
-const lambdas = { 'chat-vector': [0.25, 0.5, 0.75, 1], interpolation: [0.1, 0.25, 0.5, 0.75] } as const
+const lambdas = {
+  'chat-vector': [0.25, 0.5, 0.75, 1],
+  interpolation: [0.1, 0.25, 0.5, 0.75],
+} as const
 /** Points of instruction accuracy that may be lost against the model as it is. */
 const mostLost = 5
 

@@ -30,7 +30,9 @@ export class DuplicateIndex {
     const { text, block, grams } = signature(record)
     const same = this.#texts.get(text)
     if (same) return same
-    const found = this.#blocks.get(block)?.find((one) => cosine(one.grams, grams) > nearDuplicateCosine)
+    const found = this.#blocks
+      .get(block)
+      ?.find((one) => cosine(one.grams, grams) > nearDuplicateCosine)
     return found?.place ?? null
   }
 }

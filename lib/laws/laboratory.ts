@@ -92,9 +92,7 @@ export class Laboratory {
   /** The folder of the adapter that a procedure ends in, trained if it was not. */
   async keepAdapter(procedure: Procedure, seed: number): Promise<string> {
     this.keep(procedure)
-    const { model } = await this.#make(procedure, seed, false)
-    await model.dispose()
-    return this.#adapterFolder(await this.#settle(procedure), seed)
+    return await this.#adapterOf(procedure, seed)
   }
 
   /** Writes the model that a merge makes, stored as the study's model is; its parts are trained if they were not. */
@@ -255,7 +253,7 @@ export class Laboratory {
             model.detach()
           }
           const kept = this.#adapterFolder(procedure, seed)
-          if (!fresh && (await nodeFileSystem.inspect(join(kept, 'adapter_config.json')))) {
+          if (!fresh && (await nodeFileSystem.inspect(kept)) !== null) {
             await model.attachFrom(kept)
             return { model }
           }
@@ -402,10 +400,7 @@ export class Laboratory {
     const density = operator === 'ties' ? { density: 0.5 } : {}
     const models: object[] = []
     for (const { of, weight } of parts) {
-      const procedure = await this.#settle(of)
-      const { model } = await this.#make(procedure, seed, false)
-      await model.dispose()
-      const folder = this.#adapterFolder(procedure, seed)
+      const folder = await this.#adapterOf(of, seed)
       models.push({ model: folder, parameters: { weight, ...density } })
     }
     return {
@@ -419,6 +414,18 @@ export class Laboratory {
   #load(folder: string): Promise<Model> {
     const { config, device, signal } = this.#options
     return Model.load(folder, { device, dtype: config.dtype, signal })
+  }
+
+  /** The folder of the adapter that a procedure ends in; it is trained again only if it was not kept. */
+  async #adapterOf(asked: Procedure, seed: number): Promise<string> {
+    const procedure = await this.#settle(asked)
+    await this.run(procedure, seed, [])
+    const folder = this.#adapterFolder(procedure, seed)
+    if ((await nodeFileSystem.inspect(folder)) === null) {
+      const { model } = await this.#make(procedure, seed, false)
+      await model.dispose()
+    }
+    return folder
   }
 
   #adapterFolder(procedure: Procedure, seed: number): string {

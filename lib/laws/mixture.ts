@@ -9,8 +9,7 @@ type TrainData = TrainConfigInput['data']
 
 /** The training files of a mixture. */
 export function sourcesOf({ disciplines, fresh }: Mixture, data: StudyData): TrainData['train'] {
-  if (disciplines === 'instructions')
-    return [{ discipline: 'instructions', path: data.alignment! }]
+  if (disciplines === 'instructions') return [{ discipline: 'instructions', path: data.alignment! }]
   return data.disciplines
     .filter(({ name }) => disciplines.includes(name))
     .flatMap(({ name, path, reserve }) => {

@@ -2,7 +2,7 @@ import { cp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { defaultMethod, training, tuned } from './arms/design.js'
 import { designSearch, ranks } from './arms/optimize.js'
-import { type ChoiceProcedure, type Procedure, runId, withTokens } from './procedure.js'
+import { type ChoiceProcedure, type Method, runId, withTokens } from './procedure.js'
 import {
   type RecipeContext,
   type RecipeResult,
@@ -11,24 +11,36 @@ import {
   untouched,
 } from './recipe-context.js'
 
+/** The recipe's search has routing in it, the law's has not: experts are parameters, and those are its scale. */
+const routing = [{ kind: 'hydra-lora', experts: 4, targets: 'all-linear', dropout: 0 }] as const
+const [smallest] = ranks
+const sizes: readonly { name: string; change: object }[] = [
+  ...ranks.map((rank) => ({ name: `rank ${rank}`, change: { rank } })),
+  ...[2, 4, 8].map((experts) => ({
+    name: `rank ${smallest}, ${experts} experts`,
+    change: { kind: 'hydra-lora', rank: smallest, experts },
+  })),
+]
+
 /**
- * Optimize-then-Scale: learning rate, alpha, targets and dropout by successive halving at the smallest rank, then every rank
- * at the design that was found and at the default one. The best on validation is the result.
+ * Optimize-then-Scale: learning rate, alpha, targets, dropout and routing by successive halving at the smallest rank, then
+ * more rank and more experts, each at the design that was found and at the default one. The best on validation is the result.
  */
 export async function optimize(context: RecipeContext): Promise<RecipeResult> {
   const { laboratory, setting, config, seed } = context
-  const search = designSearch(setting, ranks[0])
+  const search = designSearch(setting, smallest, routing)
   const found = await laboratory.chosen(search)
-  const candidates: { name: string; procedure: Procedure }[] = []
-  for (const rank of ranks)
-    for (const [name, procedure] of [
-      [`default design, rank ${rank}`, tuned(setting, defaultMethod(rank))],
-      [
-        `found design, rank ${rank}`,
-        training(setting, defaultMethod(rank), { by: search, what: 'design' }),
-      ],
-    ] as const)
-      candidates.push({ name, procedure })
+  if (found.kind !== 'train') throw new Error('a design is found among trainings')
+  const candidates = sizes.flatMap(({ name, change }) => [
+    {
+      name: `default design, ${name}`,
+      procedure: tuned(setting, { ...defaultMethod(smallest), ...change } as Method),
+    },
+    {
+      name: `found design, ${name}`,
+      procedure: training(setting, { ...found.method, ...change } as Method, found.learningRate),
+    },
+  ])
   for (const { procedure } of candidates) laboratory.keep(procedure)
   const rows: RecipeRow[] = []
   for (const { name, procedure } of candidates) rows.push(await tried(context, name, procedure))
@@ -44,8 +56,7 @@ export async function optimize(context: RecipeContext): Promise<RecipeResult> {
     laboratory.records
       .filter(({ id, seed }) => seed === setting.searchSeed && isOne(id))
       .reduce((sum, { tokens }) => sum + tokens, 0)
-  const design =
-    found.kind === 'train' ? { learningRate: found.learningRate, ...found.method } : found
+  const design = { learningRate: found.learningRate, ...found.method }
   return {
     kind: 'adapter',
     folder,

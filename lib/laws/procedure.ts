@@ -7,11 +7,7 @@ import type { Rung } from './halving.js'
  * bit of the result.
  */
 export type Procedure =
-  | BaseProcedure
-  | TrainProcedure
-  | MergeProcedure
-  | ChatVectorProcedure
-  | ChoiceProcedure
+  BaseProcedure | TrainProcedure | MergeProcedure | ChatVectorProcedure | ChoiceProcedure
 
 /** The study's model as it is. */
 export interface BaseProcedure {

@@ -87,7 +87,10 @@ describe('polylora study', function () {
         args('whole', '--set', 'delta=3'),
         /^polylora: whole holds a study of another plan: delta was 0\.02 and is now 0\.03; restore it/m,
       ],
-      [args('corpus'), /^polylora: output: corpus is not empty and holds no study; choose another folder$/m],
+      [
+        args('corpus'),
+        /^polylora: output: corpus is not empty and holds no study; choose another folder$/m,
+      ],
       [args('none', '--set', 'metric=bleu'), /^polylora: study\.yaml: metric: .*received "bleu"$/m],
       [
         args('none', '--set', 'data.disciplines.sums.test=missing.jsonl'),

@@ -2,13 +2,9 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Device } from '../../lib/device.js'
+import { mergeOf } from '../../lib/laws/arms/align.js'
 import { Laboratory } from '../../lib/laws/laboratory.js'
-import {
-  base,
-  type ChoiceProcedure,
-  type Procedure,
-  type TrainProcedure,
-} from '../../lib/laws/procedure.js'
+import { base, type ChoiceProcedure, type TrainProcedure } from '../../lib/laws/procedure.js'
 import type { RunRecord } from '../../lib/laws/run-record.js'
 import { parseStudyConfig, type StudyConfig } from '../../lib/laws/study-config.js'
 import { prepareData, type StudyData } from '../../lib/laws/study-data.js'
@@ -58,7 +54,8 @@ describe('the laboratory', function () {
     assert.deepEqual(Object.keys(record.sets), ['test sums', 'test words'])
     assert.equal(record.sets['test sums'].right.length, 8)
     assert.equal(record.steps, 3)
-    assert.ok(Math.abs(record.tokens - 600) < 60, `${record.tokens} tokens`)
+    // Each of three batches lacks less than a sample, which has some 25 tokens.
+    assert.ok(Math.abs(record.tokens - 600) < 90, `${record.tokens} tokens`)
     const counts = names.map((name) => record.mixture[name])
     const total = counts.reduce((a, b) => a + b, 0)
     for (const count of counts) assert.ok(Math.abs(count / total - 1 / 3) < 0.06, String(counts))
@@ -99,7 +96,10 @@ describe('the laboratory', function () {
     // What it takes its shares from is found again, in the records too, when only its own file is lost.
     rmSync(join(config.output, 'runs', `${fresh.record.id}.json`))
     const again = open()
-    assert.deepEqual(results(await again.run(fresh.procedure, 1, ['test sums'])), results(fresh.record))
+    assert.deepEqual(
+      results(await again.run(fresh.procedure, 1, ['test sums'])),
+      results(fresh.record),
+    )
     assert.ok(again.records.some(({ id }) => id === capped.record.id))
   })
 
@@ -147,12 +147,7 @@ describe('the laboratory', function () {
     const parts = names.map((name) =>
       train({ data: { disciplines: [name], shares: 'equal' }, tokens: 200 }),
     )
-    const merge = (operator: 'task_arithmetic' | 'ties'): Procedure => ({
-      kind: 'merge',
-      parts,
-      operator,
-      weight: 0.5,
-    })
+    const merge = (operator: 'task_arithmetic' | 'ties') => mergeOf(parts, 0.5, operator)
     const align = train({
       from: merge('task_arithmetic'),
       data: { disciplines: 'instructions', shares: 'equal' },
@@ -167,7 +162,7 @@ describe('the laboratory', function () {
     assert.deepEqual(isNew, [true, true, true, true, true])
     assert.equal(aligned.sets.instructions.right.length, 4)
     assert.deepEqual(Object.keys(aligned.mixture), ['instructions'])
-    assert.deepEqual(ties.design, { kind: 'merge', operator: 'ties', weight: 0.5 })
+    assert.deepEqual(ties.design, { kind: 'merge', operator: 'ties', weights: [0.5, 0.5, 0.5] })
     assert.ok(!existsSync(join(config.output, 'merged')), 'the merged model is gone')
     // The same bits when everything but the record of one run is lost.
     rmSync(join(config.output, 'adapters'), { recursive: true })

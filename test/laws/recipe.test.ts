@@ -97,8 +97,8 @@ describe('the laws as recipes', function () {
       return at(output)
     }
     const [instruct, base] = [await scaled('instruct', 1.05), await scaled('base', 0.9)]
+    const output = at('chat vector')
     for (const lambda of [0.6, undefined]) {
-      const output = at(`chat vector ${lambda ?? 'chosen'}`)
       const { kind, folder, rows, facts } = await runRecipe('align', {
         ...config,
         output,
@@ -107,7 +107,8 @@ describe('the laws as recipes', function () {
       assert.equal(kind, 'model')
       const tried = rows.filter(({ name }) => name.endsWith('of the chat vector'))
       assert.equal(tried.length, lambda === undefined ? 4 : 1)
-      const chosen = lambda === undefined ? /chosen on validation: with ([\d.]+) of/.exec(facts[0])![1] : lambda
+      const chosen =
+        lambda === undefined ? /chosen on validation: with ([\d.]+) of/.exec(facts[0])![1] : lambda
       const weight = mergeWeight(rows)
       const updates = adaptersOf(output).map(updatesOf)
       assert.equal(updates.length, 3)
@@ -123,7 +124,7 @@ describe('the laws as recipes', function () {
           const vector = tuned.get(name)!.values[i] - before.get(name)!.values[i]
           const expected = values[i] + weight * update + Number(chosen) * vector
           // Once to float32 between the two merges, once to bf16, which has 8 bits.
-          const slack = 2 ** -9 * Math.abs(expected) + 2 ** -23
+          const slack = 2 ** -8 * Math.abs(expected) + 2 ** -23
           far = Math.max(far, Math.abs(merged[i] - expected) / slack)
           moved = Math.max(moved, Math.abs(weight * update) / slack)
         }
@@ -165,7 +166,9 @@ describe('the laws as recipes', function () {
   it('go on with what they made, and refuse what was made from something else', async () => {
     const output = at('interpolation')
     const files = () =>
-      readdirSync(join(output, 'runs')).map((name) => readFileSync(join(output, 'runs', name), 'utf8'))
+      readdirSync(join(output, 'runs')).map((name) =>
+        readFileSync(join(output, 'runs', name), 'utf8'),
+      )
     const before = files()
     const align = { kind: 'interpolation', lambda: undefined } as const
     await runRecipe('align', { ...config, output, align })
@@ -192,12 +195,12 @@ describe('the laws as recipes', function () {
     const optimized = parseRecipeConfig('optimize', {
       ...small,
       tokens: 1600,
-      learningRates: [5e-3, 2e-2],
+      learningRates: [5e-3],
     })
     const output = at('optimize')
     const { kind, folder, rows, facts } = await runRecipe('optimize', { ...optimized, output })
     assert.equal(kind, 'adapter')
-    assert.equal(rows.length, 7)
+    assert.equal(rows.length, 13)
     const recordsOf = (output: string) =>
       readdirSync(join(output, 'runs'))
         .filter((name) => name.endsWith('.json'))
@@ -210,7 +213,9 @@ describe('the laws as recipes', function () {
       // The default design's learning rates are tried with an alpha of 8.
       if (rank !== 4 || alpha === 8) return []
       const validation = ['sums', 'letters', 'words'].map((name) => sets[`validation ${name}`])
-      const right = validation.map(({ right }) => [...right].filter((one) => one === '1').length / right.length)
+      const right = validation.map(
+        ({ right }) => [...right].filter((one) => one === '1').length / right.length,
+      )
       const score = right.reduce((sum, one) => sum + one, 0) / 3
       const logLikelihood =
         validation.reduce((sum, one) => sum + one.logLikelihood! / one.tokens, 0) / 3
@@ -220,10 +225,12 @@ describe('the laws as recipes', function () {
     const rungs = [200, 400, 800].map((budget) => trials.filter((one) => one.budget === budget))
     assert.deepEqual(
       rungs.map(({ length }) => length),
-      [12, 6, 2],
+      [8, 6, 2],
     )
-    assert.equal(trials.length, 20)
-    for (const { budget, spent } of trials) assert.ok(Math.abs(spent - budget) < 60, `${spent}`)
+    assert.equal(trials.length, 16)
+    // A batch of 200 tokens lacks less than a sample.
+    for (const { budget, spent } of trials)
+      assert.ok(Math.abs(spent - budget) < 0.15 * budget, `${spent} for ${budget}`)
     const best = (rung: (typeof rungs)[number], keep: number) =>
       rung
         .toSorted((a, b) => b.score - a.score || b.logLikelihood - a.logLikelihood)
@@ -247,25 +254,31 @@ describe('the laws as recipes', function () {
     const first = rows.slice(1)[scores.indexOf(Math.max(...scores))]
     assert.equal(facts[1], `best on validation: ${first.name}`)
 
-    // The same from the beginning elsewhere, and after some runs and the result are lost.
-    const bytes = (name: string) => readFileSync(join(name, 'adapter_model.safetensors'))
+    // The same where runs and the result were lost: what is made again has the same bits.
+    const bytes = (folder: string) => {
+      const names = readdirSync(folder).filter((name) => name.endsWith('.safetensors'))
+      assert.equal(names.length, 1)
+      return readFileSync(join(folder, names[0]))
+    }
     const withoutTime = (all: readonly RunRecord[]) => all.map(({ seconds: _, ...rest }) => rest)
-    const again = await runRecipe('optimize', { ...optimized, output: at('optimize again') })
-    assert.deepEqual(withoutTime(recordsOf(at('optimize again'))), withoutTime(records))
-    assert.deepEqual([again.rows, again.facts], [rows, facts])
-    assert.ok(bytes(again.folder).equals(bytes(folder)))
+    const before = bytes(folder)
     records.forEach(({ id }, i) => {
       if (i % 3 === 0) rmSync(join(output, 'runs', `${id}.json`))
     })
     rmSync(folder, { recursive: true })
+    rmSync(join(output, 'adapters'), { recursive: true })
     const resumed = await runRecipe('optimize', { ...optimized, output })
     assert.deepEqual([resumed.rows, resumed.facts], [rows, facts])
     assert.deepEqual(withoutTime(recordsOf(output)), withoutTime(records))
-    assert.ok(bytes(folder).equals(bytes(again.folder)))
+    assert.ok(bytes(folder).equals(before))
   })
 
   it('train experts that share A, and say what they specialise in', async () => {
-    const { folder: adapter, rows, facts } = await runRecipe('specialize', {
+    const {
+      folder: adapter,
+      rows,
+      facts,
+    } = await runRecipe('specialize', {
       ...parseRecipeConfig('specialize', small),
       output: at('specialize'),
     })

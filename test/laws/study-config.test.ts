@@ -91,7 +91,11 @@ describe('study.yaml', () => {
       })
     const { cross: _, ...data } = good.data
     const { laws, slice } = parseRecipeConfig('align', { ...good, data, laws: ['balance'] })
-    assert.deepEqual([laws, slice], [['align'], true], 'a recipe needs no questions over several disciplines')
+    assert.deepEqual(
+      [laws, slice],
+      [['align'], true],
+      'a recipe needs no questions over several disciplines',
+    )
     const { instructions: __, ...nothing } = data
     assert.throws(
       () => parseRecipeConfig('align', { ...good, data: nothing }),

@@ -20,11 +20,19 @@ const halving = [
   { share: 1 / 2, keep: 1 },
 ] as const
 
-/** Designs at one rank: learning rate, alpha, targets and dropout, by successive halving on validation. */
-export function designSearch(setting: Setting, rank: number): ChoiceProcedure {
+/**
+ * Designs at one rank: learning rate, alpha, targets and dropout, by successive halving on validation.
+ *
+ * @param more changes of the default that are tried beside
+ */
+export function designSearch(
+  setting: Setting,
+  rank: number,
+  more: readonly object[] = [],
+): ChoiceProcedure {
   const candidates = setting.learningRates.flatMap((rate) =>
     alphas.flatMap((alpha) =>
-      choices.map((choice) => {
+      [...choices, ...more].map((choice) => {
         const method = { ...defaultMethod(rank), alpha, ...choice } as Method
         return training(setting, method, rate)
       }),

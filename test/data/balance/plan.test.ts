@@ -139,7 +139,10 @@ describe('mixing plans', function () {
     const survey = await surveyDiversity(corpus, embedder, {})
     const capsOf = ({ disciplines }: MixingPlan) =>
       disciplines.map(({ report }) => report.maxEpochs!)
-    const [one, other] = [await planMixing(corpus, options()), await planMixing(corpus, options({ seed: 6 }))]
+    const [one, other] = [
+      await planMixing(corpus, options()),
+      await planMixing(corpus, options({ seed: 6 })),
+    ]
     assert.deepEqual(capsOf(one), capsOf(other))
     const most = drawableTokens(survey, 4)
     const full = await planMixing(corpus, options({ budget: { tokens: most }, selection: null }))

@@ -5,8 +5,8 @@ import {
   mean,
   median,
   pairedDifference,
-  Philox,
 } from '../../../lib/laws/statistics/index.js'
+import { Philox } from '../../../lib/philox.js'
 
 const close = (received: number, expected: number, tolerance: number) => {
   assert.ok(Math.abs(received - expected) <= tolerance, `${received} for ${expected}`)

@@ -4,8 +4,8 @@ import {
   type ItemDifferences,
   lawVerdict,
   pairedDifference,
-  Philox,
 } from '../../../lib/laws/statistics/index.js'
+import { Philox } from '../../../lib/philox.js'
 
 /** Differences are fractions, as scores are. */
 const delta = 0.02
