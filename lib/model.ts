@@ -17,6 +17,8 @@ export interface ModelOptions extends DeviceOptions {
   device?: string | Device
   /** f32, or bf16 operands with float32 sums; default f32. */
   dtype?: ComputeDType
+  /** One that is loaded already and stays so; default: the folder's. */
+  tokenizer?: Tokenizer
   signal?: AbortSignal
   onProgress?: (read: number, total: number) => void
 }
@@ -30,6 +32,7 @@ export class Model {
   readonly decoder: Decoder
   readonly #tokenizer: Tokenizer | null
   readonly #ownsDevice: boolean
+  readonly #ownsTokenizer: boolean
   #adapter: Adapter | null = null
   #disposed = false
 
@@ -38,6 +41,7 @@ export class Model {
     decoder: Decoder,
     tokenizer: Tokenizer | null,
     ownsDevice: boolean,
+    ownsTokenizer: boolean,
   ) {
     this.folder = folder
     this.config = decoder.config
@@ -45,6 +49,7 @@ export class Model {
     this.decoder = decoder
     this.#tokenizer = tokenizer
     this.#ownsDevice = ownsDevice
+    this.#ownsTokenizer = ownsTokenizer
   }
 
   /** Reads a Hugging Face model folder: config.json, safetensors (single or sharded), tokenizer.json. */
@@ -95,13 +100,13 @@ export class Model {
       options.device instanceof Device
         ? options.device
         : Device.open(options.device, { index, threads, instructionSet, memoryBudget })
-    let tokenizer: Tokenizer | null = null
+    let own: Tokenizer | null = null
     try {
-      tokenizer = folder === null ? null : await Tokenizer.load(folder)
+      const { tokenizer = folder === null ? null : (own = await Tokenizer.load(folder)) } = options
       const decoder = new Decoder(device, config, await weights(device))
-      return new Model(folder, decoder, tokenizer, ownsDevice)
+      return new Model(folder, decoder, tokenizer, ownsDevice, own !== null)
     } catch (error) {
-      await tokenizer?.dispose()
+      await own?.dispose()
       if (ownsDevice) await device.close()
       throw error
     }
@@ -232,7 +237,7 @@ export class Model {
     this.detach()
     this.decoder.dispose()
     disposeWeights(this.decoder.weights)
-    await this.#tokenizer?.dispose()
+    if (this.#ownsTokenizer) await this.#tokenizer?.dispose()
     if (this.#ownsDevice) await this.device.close()
   }
 

@@ -13,6 +13,7 @@ import {
 } from '../merge/index.js'
 import { Model } from '../model.js'
 import { readConfig } from '../models/index.js'
+import type { Tokenizer } from '../text/index.js'
 import { declareAdapter, type DeclaredMethod, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
 import type { StepReport } from '../train/trainer.js'
@@ -50,6 +51,8 @@ export interface LaboratoryOptions {
   readonly config: StudyConfig
   readonly data: StudyData
   readonly device: Device
+  /** The model's, so that it is not read for every run; default: read. */
+  readonly tokenizer?: Tokenizer
   /** Of what runs on the untouched model embed. */
   readonly memory?: EmbeddingMemory
   /** The study's. */
@@ -412,8 +415,8 @@ export class Laboratory {
   }
 
   #load(folder: string): Promise<Model> {
-    const { config, device, signal } = this.#options
-    return Model.load(folder, { device, dtype: config.dtype, signal })
+    const { config, device, tokenizer, signal } = this.#options
+    return Model.load(folder, { device, dtype: config.dtype, tokenizer, signal })
   }
 
   /** The folder of the adapter that a procedure ends in; it is trained again only if it was not kept. */

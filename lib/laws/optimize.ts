@@ -2,7 +2,7 @@ import { cp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { defaultMethod, training, tuned } from './arms/design.js'
 import { designSearch, ranks } from './arms/optimize.js'
-import { type ChoiceProcedure, type Method, runId, withTokens } from './procedure.js'
+import { type ChoiceProcedure, runId, withTokens } from './procedure.js'
 import {
   type RecipeContext,
   type RecipeResult,
@@ -34,11 +34,11 @@ export async function optimize(context: RecipeContext): Promise<RecipeResult> {
   const candidates = sizes.flatMap(({ name, change }) => [
     {
       name: `default design, ${name}`,
-      procedure: tuned(setting, { ...defaultMethod(smallest), ...change } as Method),
+      procedure: tuned(setting, { ...defaultMethod(smallest), ...change }),
     },
     {
       name: `found design, ${name}`,
-      procedure: training(setting, { ...found.method, ...change } as Method, found.learningRate),
+      procedure: training(setting, { ...found.method, ...change }, found.learningRate),
     },
   ])
   for (const { procedure } of candidates) laboratory.keep(procedure)

@@ -50,6 +50,7 @@ export async function runRecipe(
       config,
       data,
       device,
+      tokenizer: model.tokenizer,
       folder: output,
       signal,
       onMessage,

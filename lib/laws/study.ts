@@ -65,8 +65,8 @@ export async function runStudy(
   options: StudyOptions = {},
 ): Promise<StudyResults> {
   const { signal } = options
-  const { output } = config
-  using _folder = await StudyFolder.open(config, 'study')
+  using folder = await StudyFolder.open(config, 'study')
+  const output = folder.path
   const device = Device.open(config.device, { threads: config.threads })
   try {
     await using model = await Model.load(config.model, { device, dtype: config.dtype, signal })
@@ -84,7 +84,8 @@ export async function runStudy(
     for (const note of data.notes) options.onMessage?.(note)
     const planned = { planHash: hash, plan, notes: data.notes, laws: [], arms: {}, runs: {} }
     if (!saved) await writeResults(output, { ...planned, status: 'planned' })
-    const laboratory = { config, data, device, memory }
+    const { tokenizer } = model
+    const laboratory = { config, data, device, memory, tokenizer }
     const { base, arms, records } = await carryOut(laboratory, plan, workload, options)
     const laws = judge(plan, data, arms)
     const results: StudyResults = {
@@ -168,7 +169,7 @@ async function speedOf(
 }
 
 async function carryOut(
-  equipment: Pick<LaboratoryOptions, 'config' | 'data' | 'device' | 'memory'>,
+  equipment: Pick<LaboratoryOptions, 'config' | 'data' | 'device' | 'memory' | 'tokenizer'>,
   plan: StudyPlan,
   workload: Workload,
   { signal, onProgress, onMessage }: StudyOptions,

@@ -219,8 +219,16 @@ describe('the laws as recipes', function () {
       const score = right.reduce((sum, one) => sum + one, 0) / 3
       const logLikelihood =
         validation.reduce((sum, one) => sum + one.logLikelihood! / one.tokens, 0) / 3
-      const { tokens, data, kind, ...rest } = design
-      return [{ budget: tokens, spent: record.tokens, score, logLikelihood, design: rest }]
+      const { tokens, learningRate, method } = design
+      return [
+        {
+          budget: tokens,
+          spent: record.tokens,
+          score,
+          logLikelihood,
+          design: { learningRate, method },
+        },
+      ]
     })
     const rungs = [200, 400, 800].map((budget) => trials.filter((one) => one.budget === budget))
     assert.deepEqual(
