@@ -10,7 +10,14 @@ import { disposeWeights, loadWeights } from '../dist/models/load.js'
 import { Trainer } from '../dist/train/trainer.js'
 import { version } from '../dist/version.js'
 
-const { files, dtype, threads, method, checkpointing } = JSON.parse(process.argv[2])
+const {
+  files,
+  dtype,
+  threads,
+  method,
+  checkpointing,
+  device: kind = 'cpu',
+} = JSON.parse(process.argv[2])
 const { optimizer, batches } = JSON.parse(readFileSync(files.data, 'utf8'))
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`)
 
@@ -42,7 +49,7 @@ function pack(sequences) {
 }
 
 const started = performance.now()
-const device = Device.open('cpu', { threads })
+const device = Device.open(kind, { threads })
 const config = await readConfig(files.model)
 // Neither side loads a tokenizer: the batches are token ids.
 const weights = await loadWeights(device, files.model, config, { compute: dtype })

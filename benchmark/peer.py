@@ -40,6 +40,7 @@ def trained_groups(model, decay: float) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
+device = torch.device(options.get("device", "cpu"))
 started = time.perf_counter()
 data = json.load(open(options["files"]["data"]))
 dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[options["dtype"]]
@@ -47,6 +48,7 @@ named = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_
 model = transformers.AutoModelForCausalLM.from_pretrained(
     options["files"]["model"], attn_implementation="sdpa", **{named: dtype}
 )
+model.to(device)
 if options["method"] == "lora":
     model = peft.PeftModel.from_pretrained(model, options["files"]["adapter"], is_trainable=True)
 training = options["method"] != "decode"
@@ -64,7 +66,7 @@ else:
     model.eval()
 batches = []
 for sequences in data["batches"]:
-    ids = torch.tensor(sequences)
+    ids = torch.tensor(sequences, device=device)
     labels = ids.clone()
     labels[:, : ids.shape[1] // 2] = -100
     batches.append((ids, labels))
@@ -95,7 +97,7 @@ def step(_) -> dict:
 
 
 def decode(command: dict) -> dict:
-    ids = torch.tensor(command["prompts"])
+    ids = torch.tensor(command["prompts"], device=device)
     count = command["maxTokens"]
     start = time.perf_counter()
     with torch.inference_mode():
@@ -107,7 +109,9 @@ def decode(command: dict) -> dict:
 
 
 def memory(_) -> dict:
-    return {"peak": peak_memory()}
+    if device.type != "cuda":
+        return {"peak": peak_memory()}
+    return {"peak": peak_memory(), "devicePeak": torch.cuda.max_memory_allocated()}
 
 
 commands = {"step": step, "decode": decode, "memory": memory}

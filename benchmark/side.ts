@@ -11,6 +11,8 @@ export interface SideOptions {
   readonly threads: number
   readonly method: 'lora' | 'full' | 'decode'
   readonly checkpointing: boolean
+  /** cpu unless said; the peer knows it by the same name. */
+  readonly device?: string
 }
 
 export interface Step {
@@ -117,7 +119,7 @@ export class Side {
     return (await this.#ask({ command: 'decode', prompts, maxTokens })) as Decoded
   }
 
-  /** Peak resident memory in bytes since the process began; of the device too, where it is ours. */
+  /** Peak resident memory in bytes since the process began; of the device too, where it is ours or a GPU. */
   async memory(): Promise<{ peak: number; devicePeak?: number }> {
     return (await this.#ask({ command: 'memory' })) as { peak: number; devicePeak?: number }
   }

@@ -117,7 +117,7 @@ function isNativeCurrent() {
 }
 
 /** Compilers run side by side: one a processor, and no more than memory allows. */
-function buildJobs() {
+export function buildJobs() {
   const asked = Number(process.env.CMAKE_BUILD_PARALLEL_LEVEL)
   if (Number.isInteger(asked) && asked > 0) return asked
   const memory = Math.min(totalmem(), process.constrainedMemory() || Infinity)

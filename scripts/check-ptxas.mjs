@@ -7,15 +7,21 @@ import { pathToFileURL } from 'node:url'
 /** Kernels whose registers must suffice. */
 const strict = /matmul|attention|cross_entropy|low_rank/
 
-/** The kernels of one log: `{ name, architecture, stack, stores, loads }`. */
+/** The kernels of one log: `{ name, architecture, stack, stores, loads, registers, shared }`, `shared` in bytes, static. */
 export function parsePtxas(text) {
   const kernels = []
   let current = null
   for (const line of text.split('\n')) {
     const entry = /Compiling entry function '(\S+)' for '(\S+)'/.exec(line)
     if (entry) {
-      current = { name: entry[1], architecture: entry[2], stack: 0, stores: 0, loads: 0 }
+      const counts = { stack: 0, stores: 0, loads: 0, registers: 0, shared: 0 }
+      current = { name: entry[1], architecture: entry[2], ...counts }
       kernels.push(current)
+    }
+    const used = /Used (\d+) registers(?:.*?, (\d+) bytes smem)?/.exec(line)
+    if (used && current) {
+      current.registers = Number(used[1])
+      current.shared = Number(used[2] ?? 0)
     }
     const use = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(
       line,

@@ -84,20 +84,4 @@ describe('package', () => {
       [],
     )
   }).timeout(60_000)
-
-  it('ships what package.json names, and nothing that would make npm compile', () => {
-    const [pack] = JSON.parse(
-      execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {
-        cwd: root,
-        encoding: 'utf8',
-        stdio: ['ignore', 'pipe', 'ignore'],
-      }),
-    )
-    const files = new Set(pack.files.map(({ path }: { path: string }) => path))
-    for (const file of ['package.json', 'LICENSE', 'dist/index.js', 'dist/index.d.ts'])
-      assert.ok(files.has(file), file)
-    const programs: string[] = Object.values(manifest.bin)
-    for (const file of programs) assert.ok(files.has(file), file)
-    assert.ok(!files.has('binding.gyp'))
-  }).timeout(60_000)
 })
