@@ -7,6 +7,7 @@ FILENAME ~ /state$/ {
   if (!($1 in stage)) stages[++stage_count] = $1
   stage[$1] = $2; stage_seconds[$1] += $3; stage_note[$1] = $4
 }
+FILENAME ~ /\.tsv$/ { gsub(/e\+0*/, "e") } # as prettier writes numbers
 FILENAME ~ /ours\.tsv$/ {
   if (!($1 in median)) cases[++case_count] = $1
   median[$1] = $2; fastest[$1] = $3; operations[$1] = $4; bytes[$1] = $5
@@ -86,7 +87,7 @@ function json(   i, j, name, peer, key) {
   print "}"
 }
 function list_open(key, count) {
-  printf "  %s: [%s", quoted(key), count > 0 ? "\n" : "]" (key == "cases" ? "" : ",") "\n"
+  printf "  %s: [%s", quoted(key), (count ? "\n" : "]" (key == "cases" ? "" : ",") "\n")
 }
 
 # ---- Markdown

@@ -54,7 +54,17 @@ export function occupancy({ registers, threads, shared }) {
  * @param {number} [launch.memory] bytes of the whole launch
  * @param {number} [launch.cache] bytes through the second cache
  */
-export function predict({ use, blocks, threads, dynamic = 0, work = {}, exposed = 0, ...bytes }) {
+export function predict(launch) {
+  const {
+    use,
+    blocks,
+    threads,
+    dynamic = 0,
+    work = {},
+    exposed = 0,
+    memory = 0,
+    cache = 0,
+  } = launch
   const most = occupancy({ registers: use.registers, threads, shared: use.shared + dynamic })
   const resident = Math.min(most, Math.ceil(blocks / card.processors))
   const rounds = Math.ceil(blocks / (card.processors * resident))
@@ -69,7 +79,7 @@ export function predict({ use, blocks, threads, dynamic = 0, work = {}, exposed 
   const waiting = (rounds * exposed) / card.clock
   if (waiting > 0 && waiting + slowest / resident > slowest)
     seconds['waiting for memory'] = waiting + slowest / resident
-  for (const [unit, count] of Object.entries(bytes)) seconds[unit] = count / card[unit]
+  for (const [unit, count] of Object.entries({ memory, cache })) seconds[unit] = count / card[unit]
   const [limit, time] = Object.entries(seconds).reduce((a, b) => (b[1] > a[1] ? b : a))
   return { blocks, most, registers: use.registers, limit, time }
 }
