@@ -1,4 +1,6 @@
 // Opening and closing a device, and how it tells the host how far it is (device.h).
+#include <dlfcn.h>
+
 #include <cstdio>
 #include <cstring>
 
@@ -10,14 +12,29 @@ namespace {
 
 constexpr int kLeastDriver = 13000;  // what R580 answers
 
+// 0 if there is none. Asked of the driver itself: cudart does not tell an old one from none.
+int driver_version() {
+  int version = 0;
+#ifdef POLYLORA_CUDA_EMULATED
+  if (cudaDriverGetVersion(&version) != cudaSuccess) return 0;
+#else
+  void* const driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+  if (!driver) return 0;
+  const auto ask = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDriverGetVersion"));
+  if (!ask || ask(&version) != 0) version = 0;
+  dlclose(driver);
+#endif
+  return version;
+}
+
 }  // namespace
 
 // ---- Opening and closing
 
 pl_status probe_driver() {
-  int version = 0;
-  if (cudaDriverGetVersion(&version) != cudaSuccess || version == 0)
-    return make_status(PL_DEVICE, "no NVIDIA driver is there");
+  const int version = driver_version();
+  if (version == 0)
+    return make_status(PL_DEVICE, "no NVIDIA driver is there; driver R580 or later is needed");
   if (version < kLeastDriver)
     return make_status(PL_DEVICE,
                        "the NVIDIA driver knows CUDA %d.%d; this build needs CUDA %d.%d, that is "
