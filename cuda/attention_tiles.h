@@ -34,16 +34,11 @@ __device__ inline float lanes_max(float value) {
   return value;
 }
 
-__device__ inline float4 load_four(const float* row, int begin, int length, bool aligned) {
-  return aligned ? load_four<true>(row, begin, length) : load_four<false>(row, begin, length);
-}
-
 // Elements 8 chunk .. 8 chunk + 7 of a row of `length` floats, as bf16.
 __device__ inline uint4 rounded_chunk(const float* row, int chunk, int length, bool aligned) {
   const float4 low = load_four(row, chunk * 8, length, aligned);
   const float4 high = load_four(row, chunk * 8 + 4, length, aligned);
-  return {ptx::pack_bf16(low.x, low.y), ptx::pack_bf16(low.z, low.w),
-          ptx::pack_bf16(high.x, high.y), ptx::pack_bf16(high.z, high.w)};
+  return packed_bf16(low, high);
 }
 
 // kBlocks of 16 rows a warp, four warps.

@@ -1,10 +1,12 @@
 // Opening and closing a device, and how it tells the host how far it is (device.h).
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
 #include "cuda/device.h"
+#include "cuda/launch.h"
 #include "cuda/weight.h"
 
 namespace polylora::cuda {
@@ -74,9 +76,18 @@ pl_status Device::open(const pl_device_options& options) {
   if (architecture_ < 80)
     return make_status(PL_DEVICE, "%s has compute capability %d.%d; 8.0 or higher is needed",
                        name.c_str(), major, minor);
+  char own[16];
+  std::snprintf(own, sizeof own, "sm_%d", architecture_);
+  const std::string allowed(options.instruction_set,
+                            strnlen(options.instruction_set, sizeof options.instruction_set));
+  if (allowed == "sm_80")
+    architecture_ = 80;
+  else if (!allowed.empty() && allowed != own)
+    return make_status(PL_ARGUMENT, "instructionSet is %s, allowed on %s are %s and sm_80",
+                       allowed.c_str(), name.c_str(), own);
   cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, index);
   cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
-  shared_limit_ = size_t(shared);
+  shared_limit_ = architecture_ == 80 ? std::min(size_t(shared), kSharedLimit80) : size_t(shared);
 
   uint64_t budget = options.memory_budget;
   if (budget == 0) {

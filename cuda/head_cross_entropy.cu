@@ -200,6 +200,7 @@ class Plan {
     segment->x = matrix(logits, count, options.rows, stride);
     segment->w = matrix(x, count, options.columns, options.columns);
     product->residual = product->y = args.d_weight;
+    product->bf16_operands = args.weight->base.options.compute == PL_BF16;
   }
 
  private:

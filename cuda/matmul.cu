@@ -101,22 +101,15 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < kEach; ++i)
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const int64_t r = row + my_row + i, c = column + my_column + j;
-      if (r >= product.m || c >= product.n) continue;
-      float value = sums[i][j];
-      if (product.scale) value *= product.scale[c];
-      if (product.bias) value += product.bias[c];
-      if (product.residual) value += product.residual[r * product.residual_stride + c];
-      product.y[r * product.y_stride + c] = value;
-    }
+    for (int j = 0; j < kEach; ++j)
+      product.store(row + my_row + i, column + my_column + j, sums[i][j]);
 }
 
-// Whether the tensor cores take it: forward products whose weights are kept and multiplied in bf16.
-// Every operand is rounded then, those of the rank segments too.
+// Whether the tensor cores take it: weights that are kept and multiplied in bf16, or tensors that
+// may be rounded. Every operand is rounded then, those of the rank segments too.
 bool is_bf16_product(const pl_matmul_args& args) {
-  if (args.layout != PL_NT || args.segment_count > uint32_t(kMostSegments)) return false;
-  bool any = false;
+  if (args.segment_count > uint32_t(kMostSegments)) return false;
+  bool any = args.bf16_operands != 0;
   for (uint32_t i = 0; i < args.segment_count; ++i) {
     const pl_weight* const weight = args.segments[i].weight;
     if (!weight) continue;
@@ -124,10 +117,6 @@ bool is_bf16_product(const pl_matmul_args& args) {
     any = true;
   }
   return any;
-}
-
-uint64_t rounded_bytes(int64_t rows, int64_t columns) {
-  return (uint64_t(rows) * uint64_t(bf16_pitch(columns)) * 2 + 255) / 256 * 256;
 }
 
 const float* floats_of(const pl_tensor& tensor) {
@@ -162,32 +151,58 @@ void run_product(Stream& stream, const Product& product) {
 
 namespace {
 
+// Rows and columns of a segment's operands as they lie in memory.
+struct Shape {
+  int64_t rows, columns;
+  uint64_t rounded_bytes() const {
+    return (uint64_t(rows) * uint64_t(bf16_pitch(columns)) * 2 + 255) / 256 * 256;
+  }
+};
+Shape x_shape(const pl_segment& segment) { return {segment.x.shape[0], segment.x.shape[1]}; }
+Shape w_shape(const pl_segment& segment) { return {segment.w.shape[0], segment.w.shape[1]}; }
+
+void begin_output(const pl_matmul_args& args, Output* output) {
+  output->m = args.y.shape[0];
+  output->n = args.y.shape[1];
+  output->scale = floats_of(args.column_scale);
+  output->bias = floats_of(args.bias);
+  output->residual = floats_of(args.residual);
+  output->residual_stride = args.residual.strides[0];
+  output->y = static_cast<float*>(args.y.data);
+  output->y_stride = args.y.strides[0];
+}
+
 void run_bf16(Stream& stream, const pl_matmul_args& args) {
   ProductBf16 product = {};
-  product.m = args.y.shape[0];
-  product.n = args.y.shape[1];
+  begin_output(args, &product);
+  product.layout = pl_layout(args.layout);
+  product.dropout = dropout_of(args.dropout);
+  const bool drops = args.dropout.probability > 0;
   auto* scratch = static_cast<char*>(args.header.workspace);
-  const auto rounded = [&](const pl_tensor& from, int64_t rows, int64_t columns) {
+  const auto rounded = [&](const pl_tensor& from, Shape shape, bool mask) {
     auto* const to = reinterpret_cast<bf16*>(scratch);
-    scratch += rounded_bytes(rows, columns);
-    round_rows(stream, floats_of(from), from.strides[0], rows, columns, to);
+    scratch += shape.rounded_bytes();
+    round_rows(stream, floats_of(from), from.strides[0], shape.rows, shape.columns,
+               mask ? &product.dropout : nullptr, to);
     return to;
   };
   for (uint32_t i = 0; i < args.segment_count; ++i) {
     const pl_segment& from = args.segments[i];
     SegmentBf16& segment = product.segments[product.segment_count++];
-    segment.k = from.x.shape[1];
-    segment.x = rounded(from.x, product.m, segment.k);
-    segment.x_stride = bf16_pitch(segment.k);
-    segment.w = from.weight ? from.weight->operand : rounded(from.w, product.n, segment.k);
-    segment.w_stride = from.weight ? from.weight->pitch : bf16_pitch(segment.k);
+    const Shape x = x_shape(from);
+    segment.k = args.layout == PL_TN ? x.rows : x.columns;
+    segment.x = rounded(from.x, x, false);
+    segment.x_stride = bf16_pitch(x.columns);
+    segment.mask_after = drops && from.mask_after;
+    if (from.weight) {
+      segment.w = from.weight->operand;
+      segment.w_stride = from.weight->pitch;
+    } else {
+      const Shape w = w_shape(from);
+      segment.w = rounded(from.w, w, drops && from.mask_w);
+      segment.w_stride = bf16_pitch(w.columns);
+    }
   }
-  product.scale = floats_of(args.column_scale);
-  product.bias = floats_of(args.bias);
-  product.residual = floats_of(args.residual);
-  product.residual_stride = args.residual.strides[0];
-  product.y = static_cast<float*>(args.y.data);
-  product.y_stride = args.y.strides[0];
   run_product_bf16(stream, product);
 }
 
@@ -198,8 +213,8 @@ uint64_t workspace_matmul(const Stream&, const pl_matmul_args& args) {
   uint64_t bytes = 0;
   for (uint32_t i = 0; i < args.segment_count; ++i) {
     const pl_segment& segment = args.segments[i];
-    bytes += rounded_bytes(args.y.shape[0], segment.x.shape[1]);
-    if (!segment.weight) bytes += rounded_bytes(args.y.shape[1], segment.x.shape[1]);
+    bytes += x_shape(segment).rounded_bytes();
+    if (!segment.weight) bytes += w_shape(segment).rounded_bytes();
   }
   return bytes;
 }
@@ -211,9 +226,8 @@ void run_matmul(Stream& stream, const pl_matmul_args& args) {
     return;
   }
   Product product = {};
+  begin_output(args, &product);
   product.layout = pl_layout(args.layout);
-  product.m = args.y.shape[0];
-  product.n = args.y.shape[1];
   product.dropout = dropout_of(args.dropout);
   const bool drops = args.dropout.probability > 0;
   for (uint32_t i = 0; i < args.segment_count; ++i) {
@@ -235,12 +249,6 @@ void run_matmul(Stream& stream, const pl_matmul_args& args) {
       segment.w_stride = from.w.strides[0];
     }
   }
-  product.scale = floats_of(args.column_scale);
-  product.bias = floats_of(args.bias);
-  product.residual = floats_of(args.residual);
-  product.residual_stride = args.residual.strides[0];
-  product.y = static_cast<float*>(args.y.data);
-  product.y_stride = args.y.strides[0];
   run_product(stream, product);
 }
 

@@ -70,6 +70,12 @@ __host__ __device__ inline f16 narrow<f16>(float x) {
 __device__ inline float4 load4(const float* at) { return *reinterpret_cast<const float4*>(at); }
 __device__ inline void store4(float* at, float4 value) { *reinterpret_cast<float4*>(at) = value; }
 
+// Eight floats as bf16.
+__device__ inline uint4 packed_bf16(float4 low, float4 high) {
+  return {ptx::pack_bf16(low.x, low.y), ptx::pack_bf16(low.z, low.w),
+          ptx::pack_bf16(high.x, high.y), ptx::pack_bf16(high.z, high.w)};
+}
+
 // Whether rows that begin at `data` and lie `stride` floats apart can be read four at a time.
 __host__ __device__ inline bool rows_are_aligned(const void* data, int64_t stride) {
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 4 == 0;

@@ -27,7 +27,7 @@ struct Dropout {
   uint32_t module, threshold, key0, key1;
   float scale;
 
-  // What columns 8 * group .. 8 * group + 7 of a row are multiplied by.
+  // For columns 8 * group .. 8 * group + 7 of a row: 16 bits each, in order.
   __device__ Philox4 words(int64_t row, int64_t group) const {
     return philox(dropout_counter(uint32_t(group), module, uint32_t(position[row]),
                                   uint32_t(sample[row]), uint32_t(*step)),
@@ -35,21 +35,42 @@ struct Dropout {
   }
   __device__ float factor(const Philox4& words, int column) const {
     const int i = column % 8 / 2;
-    const uint32_t word = i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
-    return (column % 2 ? word >> 16 : word & 0xffff) < threshold ? 0.0f : scale;
+    return factor(i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w, column);
+  }
+  // Of the one word that has the column's bits.
+  __device__ float factor(uint32_t word, int column) const {
+    return keeps(word, column) ? scale : 0.0f;
+  }
+  __device__ bool keeps(uint32_t word, int column) const {
+    return (column % 2 ? word >> 16 : word & 0xffff) >= threshold;
   }
 };
 
-struct Product {
-  pl_layout layout;
+// Where the sums go: y = scale * sum + bias + residual.
+struct Output {
   int64_t m, n;
-  Segment segments[kMostSegments];
-  int segment_count;
-  Dropout dropout;
   const float *scale, *bias, *residual;  // null if absent
   int64_t residual_stride;
   float* y;
   int64_t y_stride;
+
+  // Only for an element of y.
+  __device__ float finish(int64_t row, int64_t column, float sum) const {
+    if (scale) sum *= scale[column];
+    if (bias) sum += bias[column];
+    if (residual) sum += residual[row * residual_stride + column];
+    return sum;
+  }
+  __device__ void store(int64_t row, int64_t column, float sum) const {
+    if (row < m && column < n) y[row * y_stride + column] = finish(row, column, sum);
+  }
+};
+
+struct Product : Output {
+  pl_layout layout;
+  Segment segments[kMostSegments];
+  int segment_count;
+  Dropout dropout;
 };
 static_assert(sizeof(Product) <= 4000, "a launch takes 4 KB of parameters");
 
@@ -58,26 +79,26 @@ Dropout dropout_of(const pl_dropout& dropout);
 // In float32, whatever the operands' storage.
 void run_product(Stream& stream, const Product& product);
 
-// NT with bf16 operands, rows 16-byte aligned and zero up to the next multiple of 8 columns.
+// With bf16 operands in any layout; rows lie bf16_pitch() of their columns apart, or a multiple of
+// 8 more, and are zero up to the next multiple of 8 columns.
 struct SegmentBf16 {
   const bf16 *x, *w;
   int64_t x_stride, w_stride, k;
+  bool mask_after;
 };
-struct ProductBf16 {
-  int64_t m, n;
+struct ProductBf16 : Output {
+  pl_layout layout;
   SegmentBf16 segments[kMostSegments];
   int segment_count;
-  const float *scale, *bias, *residual;  // null if absent
-  int64_t residual_stride;
-  float* y;
-  int64_t y_stride;
+  Dropout dropout;
 };
 static_assert(sizeof(ProductBf16) <= 4000, "a launch takes 4 KB of parameters");
 
 inline int64_t bf16_pitch(int64_t columns) { return (columns + 7) / 8 * 8; }
-// Makes such rows of floats: [rows][bf16_pitch(columns)].
+// Makes such rows of floats, [rows][bf16_pitch(columns)], dropped out if a mask is given.
 void round_rows(Stream& stream, const float* from, int64_t stride, int64_t rows, int64_t columns,
-                bf16* to);
+                const Dropout* dropout, bf16* to);
+
 void run_product_bf16(Stream& stream, const ProductBf16& product);
 
 }  // namespace polylora::cuda

@@ -49,6 +49,10 @@ __device__ inline float4 load_four(const float* row, int64_t begin, int64_t leng
   return four;
 }
 
+__device__ inline float4 load_four(const float* row, int64_t begin, int64_t length, bool aligned) {
+  return aligned ? load_four<true>(row, begin, length) : load_four<false>(row, begin, length);
+}
+
 template <bool kAligned>
 __device__ inline void store_four(float* row, int64_t begin, int64_t length, float4 four) {
   if (kAligned && begin + 4 <= length) return store4(row + begin, four);

@@ -17,8 +17,9 @@ class Stream {
   cudaStream_t handle() const { return handle_; }
   // Where kernels report values that are out of range (failure.h).
   Failure* failure() const { return device_failure_; }
-  int processors() const { return processors_; }         // streaming multiprocessors
-  int architecture() const { return architecture_; }     // 80, 86, 89, 90, 100, 120
+  int processors() const { return processors_; }  // streaming multiprocessors
+  // 80, 86, 89, 90, 100, 120; 80 also where the device is held to the first tier.
+  int architecture() const { return architecture_; }
   size_t shared_limit() const { return shared_limit_; }  // bytes a block may have
   bool has_wgmma() const { return architecture_ == 90; }
 

@@ -24,8 +24,15 @@ struct TileBf16 {
     const int lane = threadIdx.x % 32;
     ptx::ldmatrix_x4(a, tile + offset(first + lane % 16, chunk + lane / 16));
   }
-  // The same, transposed, as the right operands of two products: b[0] and b[1] for the output
-  // columns `first` and the seven beside it, b[2] and b[3] for the next eight.
+  // The left operand again, where rows are the inner index: of rows first .. first + 15 and columns
+  // 8 chunk .. 8 chunk + 15, transposed.
+  static __device__ void left_transposed(uint32_t (&a)[4], const char* tile, int first, int chunk) {
+    const int lane = threadIdx.x % 32;
+    ptx::ldmatrix_x4_transposed(
+        a, tile + offset(first + lane % 8 + lane / 16 * 8, chunk + lane / 8 % 2));
+  }
+  // Rows are the output's columns, as the right operands of two products: b[0] and b[1] for columns
+  // `first` and the seven beside it, b[2] and b[3] for the next eight.
   static __device__ void right(uint32_t (&b)[4], const char* tile, int first, int chunk) {
     const int lane = threadIdx.x % 32;
     ptx::ldmatrix_x4(b, tile + offset(first + lane % 8 + lane / 16 * 8, chunk + lane / 8 % 2));

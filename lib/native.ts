@@ -36,7 +36,7 @@ export interface DeviceOptions {
   index?: number
   /** CPU workers; default: the least of affinity and cgroup quota. */
   threads?: number
-  /** Highest instruction set allowed: portable, avx2, avx512, avx512-bf16. */
+  /** Highest instruction set allowed. CPU: portable, avx2, avx512, avx512-bf16. CUDA: sm_80, or the device's own. */
   instructionSet?: string
   /** Bytes; default: what the cgroup or the machine leaves. */
   memoryBudget?: number

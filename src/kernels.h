@@ -121,6 +121,8 @@ typedef struct pl_matmul_args {
   pl_tensor bias;         /* optional f32 [N] */
   pl_tensor residual;     /* optional f32 [M,N], may be y itself: then the product accumulates */
   pl_tensor y;            /* f32 [M,N], last stride 1 */
+  int32_t bf16_operands;  /* products of tensors may round them to bf16, as those with a weight that
+                             computes in bf16 do by themselves; sums stay float32 */
 } pl_matmul_args;
 
 /* s[t,r] = rank_scale[r] * sum_k dropout(x)[t,k] a[r,k]: the shrink of every adapter that shares x.
@@ -672,11 +674,12 @@ typedef enum pl_operation {
 
 typedef struct pl_device_options {
   uint32_t size;
-  int32_t index;            /* which device of the kind */
-  int32_t threads;          /* CPU: workers, the stream's thread included; 0 picks */
-  char instruction_set[16]; /* CPU: "", or the highest allowed: portable, avx2, avx512, avx512-bf16
-                             */
-  uint64_t memory_budget;   /* bytes; 0 picks */
+  int32_t index;   /* which device of the kind */
+  int32_t threads; /* CPU: workers, the stream's thread included; 0 picks */
+  /* "", or the highest allowed. CPU: portable, avx2, avx512, avx512-bf16. CUDA: sm_80, or the
+   * device's own. */
+  char instruction_set[16];
+  uint64_t memory_budget; /* bytes; 0 picks */
 } pl_device_options;
 
 typedef struct pl_device_info {

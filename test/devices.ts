@@ -49,18 +49,28 @@ export function deviceVariants(): readonly DeviceVariant[] {
   return variants
 }
 
-function cpuVariants(): DeviceVariant[] {
-  const taken = instructionSets.filter((instructionSet) => {
-    let device: Device
-    try {
-      device = Device.open('cpu', { instructionSet, threads: 1 })
-    } catch {
-      return false
-    }
-    const is = device.info.instructionSet === instructionSet
+/** The instruction set that a device takes when it is held to one; null: it cannot be. */
+function takenBy(kind: string, options: DeviceOptions): string | null {
+  try {
+    const device = Device.open(kind, { threads: 1, ...options })
+    const { instructionSet } = device.info
     void device.close()
-    return is
-  })
+    return instructionSet
+  } catch {
+    return null
+  }
+}
+
+/** For what has kernels of its own on sm_90: those of the first tier, which it has as well. */
+function firstTierOf({ name, kind, options }: DeviceVariant): DeviceVariant[] {
+  if (!kind.startsWith('cuda') || takenBy(kind, options) !== 'sm_90') return []
+  return [{ name: `${name}, sm_80`, kind, options: { ...options, instructionSet: 'sm_80' } }]
+}
+
+function cpuVariants(): DeviceVariant[] {
+  const taken = instructionSets.filter(
+    (instructionSet) => takenBy('cpu', { instructionSet }) === instructionSet,
+  )
   return taken.map((instructionSet) => ({
     name: `cpu, ${instructionSet}`,
     kind: 'cpu',
@@ -105,11 +115,20 @@ export interface DeviceContext {
 /**
  * Describes the same tests once for every device and instruction set present. After each test the device must hold as
  * much memory as before: whatever a test makes, a scope or the test itself has to end.
+ *
+ * @param onEveryTier a CUDA device of sm_90 runs them a second time, with the kernels of sm_80
  */
-export function forEachDevice(title: string, body: (context: DeviceContext) => void): void {
+export function forEachDevice(
+  title: string,
+  body: (context: DeviceContext) => void,
+  { onEveryTier = false } = {},
+): void {
   describe(title, function () {
     const { file } = this
-    for (const variant of deviceVariants())
+    const variants = deviceVariants().flatMap((variant) =>
+      onEveryTier ? [variant, ...firstTierOf(variant)] : [variant],
+    )
+    for (const variant of variants)
       describe(`on ${variant.name}`, () => {
         if (variant.kind === 'cuda-emulated' && !isForEmulator(file)) {
           it('(skipped: the cuda-emulated device lacks operations of whole models)')

@@ -73,6 +73,7 @@ export function linear(
   )
   const tracks = tape.tracks(x) || (residual !== null && tape.tracks(residual))
   if (!trainsLowRank && !trainsBase && !tracks) return outputs
+  const computesInBf16 = linears.every(({ matrix }) => matrix.weight.compute === 'bf16')
   const reads = trainsBase || pieces.some(({ path }) => path)
   const recalled = reads ? tape.recall(x) : null
   tape.record({
@@ -87,6 +88,7 @@ export function linear(
           path?.backward(
             rowsOf(input, begin, end),
             before.map((dz) => dz && rowsOf(dz, begin, end)),
+            computesInBf16,
           )
         gradients.forEach((dy, i) => {
           if (dy) backwardBase(input, dy, before[i]!, linears[i])
@@ -171,6 +173,7 @@ function backwardBase(x: Tensor, dy: Tensor, dz: Tensor, { matrix, bias }: Linea
       segments: [{ x: dz.native, w: x.native }],
       residual: dW.native,
       y: dW.native,
+      bf16Operands: matrix.weight.compute === 'bf16',
     })
   if (bias?.gradient) x.device.run('column_sum', { x: dy.native, y: bias.gradient.native })
 }

@@ -154,8 +154,13 @@ export class LowRankPath {
     ]
   }
 
-  /** Adds to the gradients of everything that is trained. Call it before the next two. @param gradients of the layers */
-  backward(x: Tensor, gradients: readonly (Tensor | null)[]): void {
+  /**
+   * Adds to the gradients of everything that is trained. Call it before the next two.
+   *
+   * @param gradients of the layers
+   * @param bf16Operands the gradient of A may be made of operands rounded to bf16
+   */
+  backward(x: Tensor, gradients: readonly (Tensor | null)[], bf16Operands: boolean): void {
     const { device } = x
     const group = this.#group
     const t = (this.#t = Tensor.empty(device, this.#s.shape))
@@ -195,8 +200,9 @@ export class LowRankPath {
         dropout: this.#dropout,
         residual: dA.native,
         y: dA.native,
+        bf16Operands,
       })
-    this.#correction?.backward(x, gradients)
+    this.#correction?.backward(x, gradients, bf16Operands)
   }
 
   /** dropout's mask and the segment of dX that it masks: T A, which must be the first. */

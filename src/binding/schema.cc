@@ -46,7 +46,7 @@ std::vector<Field> fields_of();
 
 FIELDS(matmul, FIELD(layout, layout), LIST(segments, segments, segment_count),
        FIELD(dropout, dropout), OPTIONAL(column_scale), OPTIONAL(bias), OPTIONAL(residual),
-       TENSOR(y))
+       TENSOR(y), FIELD(flag, bf16_operands))
 FIELDS(low_rank_project, TENSOR(x), TENSOR(a), TENSOR(rank_scale), FIELD(dropout, dropout),
        TENSOR(s))
 FIELDS(low_rank_backward, TENSOR(dy), TENSOR(b), TENSOR(p), TENSOR(rank_scale), TENSOR(t),

@@ -37,6 +37,7 @@ const operations: Record<string, (m: Maker) => object> = {
       bias: m.maybe(() => m.f32(columns)),
       residual: m.maybe(() => m.either(y, [rows, columns])),
       y,
+      bf16Operands: m.flag(),
     }
   },
   low_rank_project: (m) => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'mocha'
 import { assertClose, assertSameBits, roundingTolerance } from '../compare.js'
-import { forEachDevice } from '../devices.js'
+import { type DeviceContext, forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { assertSameAtAnyThreads } from '../threads.js'
 import { LinearCase, type LinearOptions, type LinearSizes } from './linear-case.js'
@@ -203,62 +203,81 @@ forEachDevice('linear', (context) => {
     }
   })
 
-  it('rounds both operands of the base products to bf16 where it computes so', async () => {
-    for (const title of ['one layer', 'beyond one tile']) {
-      const one = cases.get(title)!
-      const float64 = referenceOf(title)
-      const { outputs, gradients } = await run(one, context.device, {
-        storage: 'bf16',
-        compute: 'bf16',
-      })
-      // Each product of two rounded operands is off by 2^-8 at most and by a third of it on average; relative to the
-      // largest of many sums of independent terms that stays below 2^-8.
-      outputs.forEach((y, i) => assertClose(y, float64.outputs[i], 2 ** -8, `y of layer ${i}`))
-      assertClose(gradients.x, float64.gradients.x, 2 ** -8, 'dx')
-      if (title !== 'one layer') continue
-      // Here all terms are known: the products of bf16 are exact in float32.
-      const { numTokens, inFeatures, outFeatures } = one.sizes
-      const [x, w] = [roundToBfloat16(one.values.x), roundToBfloat16(one.values.w0)]
-      const plain = new LinearCase({ numTokens, inFeatures, outFeatures, ranks: null }, 1)
-      const y = plain.forward({ x, w0: w })
-      assertClose(outputs[0], y[0], roundingTolerance(inFeatures), 'y of rounded operands')
-    }
-  })
+  itKeepsBits(context, 'f32')
+})
 
-  for (const compute of ['f32', 'bf16'] as const)
-    it(`has the same bits at any number of threads, computing in ${compute}`, () =>
-      assertSameAtAnyThreads(context, async (device) => {
-        const one = cases.get('beyond one tile')!
-        const options = { compute, storage: compute, trainsBase: true }
-        const { outputs, gradients } = await run(one, device, options)
-        return { ...gradients, y0: outputs[0], y1: outputs[1] }
-      }))
+forEachDevice(
+  'linear, computing in bf16',
+  (context) => {
+    const bf16 = { storage: 'bf16', compute: 'bf16' } as const
 
-  for (const compute of ['f32', 'bf16'] as const)
-    it(`gives a row the same bits whatever rows are with it, computing in ${compute}`, async () => {
-      const one = new LinearCase(
-        { ...large, numTokens: 97, inFeatures: 131, outFeatures: [75, 18] },
-        8,
-      )
-      const options = { compute, storage: compute }
-      const whole = await run(one, context.device, options)
-      for (const [begin, end] of [
-        [0, 1],
-        [96, 97],
-        [40, 42],
-        [1, 8],
-        [3, 20],
-        [11, 76],
-        [0, 96],
-      ]) {
-        const part = await run(one.rows(begin, end), context.device, options)
-        const cut = (values: Float32Array) => {
-          const columns = values.length / 97
-          return values.slice(begin * columns, end * columns)
+    it('rounds both operands of the base products', async () => {
+      for (const title of ['one layer', 'beyond one tile']) {
+        const one = cases.get(title)!
+        const float64 = referenceOf(title)
+        const { outputs, gradients } = await run(one, context.device, {
+          ...bf16,
+          trainsBase: true,
+        })
+        // Each product of two rounded operands is off by 2^-8 at most and by a third of it on average; relative to the
+        // largest of many sums of independent terms that stays below 2^-8.
+        outputs.forEach((y, i) => assertClose(y, float64.outputs[i], 2 ** -8, `y of layer ${i}`))
+        for (const [name, gradient] of Object.entries(gradients)) {
+          const exact = float64.gradients[name]
+          // The rules of what is trained add to what the buffers held.
+          const adds = name !== 'x' && name !== 'residual'
+          const wanted = adds ? combine((a, b) => a + b, exact, one.initialGradients[name]) : exact
+          assertClose(gradient, wanted, 2 ** -8, `gradient of ${name}`)
         }
-        const label = `rows ${begin} to ${end}`
-        part.outputs.forEach((y, i) => assertSameBits(y, cut(whole.outputs[i]), label))
-        assertSameBits(part.gradients.x, cut(whole.gradients.x), `dx, ${label}`)
+        if (title !== 'one layer') continue
+        // Here all terms are known: the products of bf16 are exact in float32.
+        const { numTokens, inFeatures, outFeatures } = one.sizes
+        const [x, w] = [roundToBfloat16(one.values.x), roundToBfloat16(one.values.w0)]
+        const plain = new LinearCase({ numTokens, inFeatures, outFeatures, ranks: null }, 1)
+        const y = plain.forward({ x, w0: w })
+        assertClose(outputs[0], y[0], roundingTolerance(inFeatures), 'y of rounded operands')
       }
     })
-})
+
+    itKeepsBits(context, 'bf16')
+  },
+  { onEveryTier: true },
+)
+
+/** The promises of bits, whatever the products compute in. */
+function itKeepsBits(context: DeviceContext, compute: 'f32' | 'bf16'): void {
+  const options = { compute, storage: compute }
+
+  it(`has the same bits at any number of threads, computing in ${compute}`, () =>
+    assertSameAtAnyThreads(context, async (device) => {
+      const one = cases.get('beyond one tile')!
+      const { outputs, gradients } = await run(one, device, { ...options, trainsBase: true })
+      return { ...gradients, y0: outputs[0], y1: outputs[1] }
+    }))
+
+  it(`gives a row the same bits whatever rows are with it, computing in ${compute}`, async () => {
+    const one = new LinearCase(
+      { ...large, numTokens: 97, inFeatures: 131, outFeatures: [75, 18] },
+      8,
+    )
+    const whole = await run(one, context.device, options)
+    for (const [begin, end] of [
+      [0, 1],
+      [96, 97],
+      [40, 42],
+      [1, 8],
+      [3, 20],
+      [11, 76],
+      [0, 96],
+    ]) {
+      const part = await run(one.rows(begin, end), context.device, options)
+      const cut = (values: Float32Array) => {
+        const columns = values.length / 97
+        return values.slice(begin * columns, end * columns)
+      }
+      const label = `rows ${begin} to ${end}`
+      part.outputs.forEach((y, i) => assertSameBits(y, cut(whole.outputs[i]), label))
+      assertSameBits(part.gradients.x, cut(whole.gradients.x), `dx, ${label}`)
+    }
+  })
+}
