@@ -99,6 +99,10 @@ inline int64_t bf16_pitch(int64_t columns) { return (columns + 7) / 8 * 8; }
 void round_rows(Stream& stream, const float* from, int64_t stride, int64_t rows, int64_t columns,
                 const Dropout* dropout, bf16* to);
 
+// On the tensor cores of the device's own tier. Which one that is depends on the device, the layout
+// and the segments, never on m: rows have the same bits in any company.
 void run_product_bf16(Stream& stream, const ProductBf16& product);
+// By wgmma (product_bf16_sm90.cu); false if it cannot take the product.
+bool run_product_bf16_sm90(Stream& stream, const ProductBf16& product);
 
 }  // namespace polylora::cuda

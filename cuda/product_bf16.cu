@@ -167,6 +167,7 @@ void round_rows(Stream& stream, const float* from, int64_t stride, int64_t rows,
 }
 
 void run_product_bf16(Stream& stream, const ProductBf16& product) {
+  if (run_product_bf16_sm90(stream, product)) return;
   const auto kernel = product.layout == PL_NT   ? matmul_bf16_kernel<PL_NT>
                       : product.layout == PL_NN ? matmul_bf16_kernel<PL_NN>
                                                 : matmul_bf16_kernel<PL_TN>;

@@ -9,7 +9,8 @@
 // - no asm outside this file, no <<<>>> (launch.h), shared memory only through launch.h's macros;
 // - explicit masks, no early return before a barrier, no spinning outside these functions;
 // - fragments and accumulators are arrays, passed by reference and indexed by constants;
-// - pointers to shared memory are generic pointers; 32-bit shared addresses stay in this file.
+// - pointers to shared memory are generic pointers; 32-bit shared addresses are for descriptors
+// alone.
 //
 // Functions of sm_90 exist in every build; for an older architecture they trap. A kernel that calls
 // them is guarded by PL_SM90A_BODY (launch.h).

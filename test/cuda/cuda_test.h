@@ -65,12 +65,14 @@ inline void must(cudaError_t error, const char* what) {
 
 class TestStream final : public cuda::Stream {
  public:
-  TestStream() {
+  // What persistent kernels take the device for, and the tier that it is held to (0: its own).
+  explicit TestStream(int processors = 1, int architecture = 0) {
     operation_name_ = "test";
+    processors_ = processors;
     int major = 0, minor = 0;
     must(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0), "the device");
     must(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0), "the device");
-    architecture_ = major * 10 + minor;
+    architecture_ = architecture ? architecture : major * 10 + minor;
     must(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "making a stream");
   }
   ~TestStream() override { cudaStreamDestroy(handle_); }
@@ -130,16 +132,13 @@ class Array {
 // A map of a bf16 matrix [rows, columns] for tiles of box_rows x box_columns, 128-byte swizzle.
 inline CUtensorMap tensor_map(void* data, uint64_t rows, uint64_t columns, uint32_t box_rows,
                               uint32_t box_columns) {
-#ifdef POLYLORA_CUDA_EMULATED
-  auto* const encode = &cuTensorMapEncodeTiled;
-#else  // the driver's library is not linked
+  // The driver's library is not linked.
   void* entry = nullptr;
   cudaDriverEntryPointQueryResult result;
   must(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault,
                                         &result),
        "cuTensorMapEncodeTiled");
   auto* const encode = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(entry);
-#endif
   CUtensorMap map;
   const cuuint64_t dims[2] = {columns, rows}, strides[1] = {columns * 2};
   const cuuint32_t box[2] = {box_columns, box_rows}, steps[2] = {1, 1};

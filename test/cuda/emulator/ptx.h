@@ -14,6 +14,10 @@ namespace polylora::ptx {
 
 namespace emu = ::polylora::emulator;
 
+inline uint32_t shared_address(const void* pointer) {
+  return uint32_t(static_cast<const char*>(pointer) - emu::current->block->shared);
+}
+
 inline uint16_t bf16_bits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);

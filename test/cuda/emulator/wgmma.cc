@@ -194,8 +194,10 @@ void wgmma_wait(int left, Site site) {
           });
       }
       for (const auto& op : ops)
-        if (!in_flight(group, op->d[0]) && group.accumulators.count(op->d[0]))
+        if (!in_flight(group, op->d[0]) && group.accumulators.count(op->d[0])) {
           write_back(group, op->d[0], *op);
+          group.fenced = false;  // whoever has the sums may change them
+        }
     }
   });
 }
