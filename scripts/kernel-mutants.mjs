@@ -1,11 +1,12 @@
 // Bugs planted in the shipped kernels: a text that must be there exactly once is replaced, the file
-// is built anew, and the operation tests on the emulator must fail by the detector that is named.
+// is built anew, and the tests that are named, a program of test/cuda or a file of operation tests
+// on the emulator, must fail by the detector that is named.
 // test/cuda/mutations does the same with small kernels of its own, for many more bugs.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { root } from './bootstrap.mjs'
 import { runMocha } from './mocha.mjs'
-import { runOrFail, ScriptError } from './run.mjs'
+import { run, runOrFail, ScriptError } from './run.mjs'
 
 const mutants = [
   {
@@ -13,7 +14,7 @@ const mutants = [
     file: 'cuda/product_bf16.cu',
     from: 'ptx::cp_async_wait<kStages - 2>();',
     to: 'ptx::cp_async_wait<kStages - 1>();',
-    test: 'test/ops/linear.test.ts',
+    program: 'product_bf16_test',
     found: { plain: 'values', race: 'in flight' },
   },
   {
@@ -21,8 +22,123 @@ const mutants = [
     file: 'cuda/product_bf16.cu',
     from: '    __syncthreads();  // the step',
     to: '    // the step',
-    test: 'test/ops/linear.test.ts',
+    program: 'product_bf16_test',
     found: { plain: 'values', race: 'never written' },
+  },
+  {
+    name: 'the bf16 product masks before the last step of the segment',
+    file: 'cuda/product_bf16.cu',
+    from: 'for (; segment < multiplied.segment; ++segment) {',
+    to: 'for (; segment < copied.segment; ++segment) {',
+    program: 'product_bf16_test',
+    found: { plain: 'values' },
+  },
+  {
+    name: 'the product by wgmma expects the bytes of one operand',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: 'ptx::mbarrier_arrive_expect_tx(barrier, Sizes::kStageBytes);',
+    to: 'ptx::mbarrier_arrive_expect_tx(barrier, Sizes::kLeftBytes);',
+    program: 'product_bf16_test',
+    found: { plain: 'deadlock', race: 'in flight' },
+  },
+  {
+    name: 'the product by wgmma expects more bytes than come',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: 'ptx::mbarrier_arrive_expect_tx(barrier, Sizes::kStageBytes);',
+    to: 'ptx::mbarrier_arrive_expect_tx(barrier, Sizes::kStageBytes + 128);',
+    program: 'product_bf16_test',
+    found: { plain: 'deadlock' },
+  },
+  {
+    name: 'the product by wgmma stores sums that are not there yet',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: `      ptx::wgmma_wait<0>();
+      if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);`,
+    to: '      if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);',
+    program: 'product_bf16_test',
+    found: { plain: 'unfinished' },
+  },
+  {
+    name: 'the product by wgmma masks sums that are not there yet',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: `          ptx::wgmma_wait<0>();
+          mask_sums`,
+    to: '          mask_sums',
+    program: 'product_bf16_test',
+    found: { plain: 'values' },
+  },
+  {
+    name: 'the product by wgmma gives a stage back that is still multiplied',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: `          if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);
+          unread = place.stage;`,
+    to: '          if (lane == 0) ptx::mbarrier_arrive(&empty[place.stage]);',
+    program: 'product_bf16_test',
+    found: { plain: 'values', race: 'race' },
+  },
+  {
+    name: 'the product by wgmma does not wait for a stage to be empty',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: '            ptx::mbarrier_wait(&empty[place.stage], place.phase ^ 1);',
+    to: '',
+    program: 'product_bf16_test',
+    found: { plain: 'misuse' },
+  },
+  {
+    name: 'the product by wgmma does not wait for a stage to be full',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: '          ptx::mbarrier_wait(&full[place.stage], place.phase);',
+    to: '',
+    program: 'product_bf16_test',
+    found: { plain: 'values', race: 'in flight' },
+  },
+  {
+    name: 'the product by wgmma touches its sums without a fence',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: 'ptx::wgmma_fence();',
+    to: 'if (kCount == 4) ptx::wgmma_fence();',
+    program: 'product_bf16_test',
+    found: { plain: 'misuse' },
+  },
+  {
+    name: 'no barrier after the mbarriers are made',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: '  __syncthreads();\n',
+    to: '',
+    program: 'product_bf16_test',
+    found: { race: 'race' },
+  },
+  {
+    name: 'the second warpgroup multiplies the rows of the first',
+    file: 'cuda/descriptor.h',
+    from: 'address + uint32_t(m / 64 * kBoxBytes)',
+    to: 'address + uint32_t(m / 128 * kBoxBytes)',
+    program: 'product_bf16_test',
+    found: { plain: 'values' },
+  },
+  {
+    name: 'the descriptor goes on by half of the rows of k',
+    file: 'cuda/descriptor.h',
+    from: 'kOuter ? k / 8 * kGroupBytes',
+    to: 'kOuter ? k / 16 * kGroupBytes',
+    program: 'product_bf16_test',
+    found: { plain: 'values' },
+  },
+  {
+    name: 'the descriptor names no swizzle',
+    file: 'cuda/descriptor.h',
+    from: 'constexpr uint64_t kSwizzle128 = 1;',
+    to: 'constexpr uint64_t kSwizzle128 = 0;',
+    program: 'product_bf16_test',
+    found: { plain: 'misuse' },
+  },
+  {
+    name: 'TMA brings the tiles without the swizzle that wgmma takes away',
+    file: 'cuda/tensor_map.h',
+    from: 'CU_TENSOR_MAP_SWIZZLE_128B',
+    to: 'CU_TENSOR_MAP_SWIZZLE_NONE',
+    program: 'product_bf16_test',
+    found: { plain: 'values' },
   },
   {
     name: 'the float32 product overwrites tiles that others read',
@@ -46,6 +162,7 @@ const mutants = [
 
 /** What a detector says; a failed test without any of it has wrong values. */
 const words = {
+  misuse: /no wgmma\.fence came|is known here|more than its \d+ arrivals/,
   race: /\brace: /,
   'in flight': /in flight: /,
   'never written': /never written: /,
@@ -60,20 +177,26 @@ function detectorOf(output) {
   return Object.keys(words).find((name) => words[name].test(output)) ?? 'values'
 }
 
-/** The commands that made a library's objects: `[{ file, output, command, directory }]`. */
-function objectsOf(build) {
+/**
+ * The commands that made the objects of the library, or of a program of test/cuda:
+ * `[{ file, output, command, directory }]`.
+ */
+function objectsOf(build, program) {
   const commands = JSON.parse(readFileSync(join(root, 'build/compile_commands.json'), 'utf8'))
-  const parts = ['emulator', 'emulated_host', 'emulated_kernels'].map(
-    (part) => `CMakeFiles/${part}_${build}.dir/`,
-  )
+  const own = program
+    ? [`cuda_${build}_${program}_objects`]
+    : [`emulated_host_${build}`, `emulated_kernels_${build}`]
+  const parts = [`emulator_${build}`, ...own].map((part) => `CMakeFiles/${part}.dir/`)
   return commands
     .map((entry) => ({ ...entry, output: / -o (\S+) /.exec(entry.command)[1] }))
     .filter(({ output }) => parts.some((part) => output.startsWith(part)))
 }
 
-/** Builds the emulated device with the bug; returns the library's path. */
+/** Builds the emulated device, or the program that tests the kernel, with the bug; returns its path. */
 async function buildMutant(mutant, build) {
-  const { name, file, from, to, sources = [file] } = mutant
+  const { name, file, from, to, program } = mutant
+  // A program includes the kernel.
+  const sources = program ? [`test/cuda/${program}.cu`] : (mutant.sources ?? [file])
   const text = readFileSync(join(root, file), 'utf8')
   const count = text.split(from).length - 1
   if (count !== 1)
@@ -87,7 +210,7 @@ async function buildMutant(mutant, build) {
     mutated,
     text.replace(from, () => to),
   )
-  const objects = objectsOf(build)
+  const objects = objectsOf(build, program)
   const linked = []
   for (const { file: source, output, command, directory } of objects) {
     const path = relative(root, source)
@@ -105,30 +228,38 @@ async function buildMutant(mutant, build) {
     await runOrFail(`${name}: ${path} does not compile`, 'sh', ['-c', words], { cwd: directory })
     linked.push(object)
   }
-  const library = join(folder, 'mutant.so')
+  const made = join(folder, program ?? 'mutant.so')
   const compiler = objects[0].command.split(' ')[0]
   await runOrFail(`${name} does not link`, compiler, [
-    '-shared',
-    '-Wl,-Bsymbolic',
+    ...(program ? [] : ['-shared', '-Wl,-Bsymbolic']),
     '-o',
-    library,
+    made,
     ...linked,
     '-pthread',
     '-ldl',
   ])
-  return library
+  return made
+}
+
+/** Whether the tests fail with what was built, and what they print. */
+async function test({ program, test }, made) {
+  if (program) {
+    const { code, output } = await run(made, [], { cwd: root, quiet: true })
+    return { failed: code !== 0, output }
+  }
+  const { failed, output } = await runMocha(['-g', 'on cuda-emulated', test], {
+    env: { POLYLORA_EMULATED: made },
+    quiet: 'always',
+  })
+  return { failed: failed > 0, output }
 }
 
 export async function runKernelMutants() {
   const totals = { passed: 0, failed: 0 }
   for (const mutant of mutants)
     for (const [build, wanted] of Object.entries(mutant.found)) {
-      const library = await buildMutant(mutant, build)
-      const { failed, output } = await runMocha(['-g', 'on cuda-emulated', mutant.test], {
-        env: { POLYLORA_EMULATED: library },
-        quiet: 'always',
-      })
-      const found = failed > 0 ? detectorOf(output) : 'nobody'
+      const { failed, output } = await test(mutant, await buildMutant(mutant, build))
+      const found = failed ? detectorOf(output) : 'nobody'
       const isGood = found === wanted
       totals[isGood ? 'passed' : 'failed'] += 1
       const rest = isGood ? '' : `, must be by ${wanted}`
