@@ -12,6 +12,7 @@ import { ArgumentError, DeviceError, DisposedError, OutOfMemoryError } from '../
 import { loadNative } from '../lib/native.js'
 import { Tensor } from '../lib/tensor.js'
 import { Weight } from '../lib/weight.js'
+import { deviceVariants } from './devices.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const MiB = 2 ** 20
@@ -125,6 +126,23 @@ describe('device', () => {
     assert.throws(() => Device.open('gpu'), /no device kind "gpu"; known are cpu/)
     assert.throws(() => Device.open('cuda'), DeviceError)
   })
+
+  const cuda = deviceVariants().find(({ kind }) => kind.startsWith('cuda'))
+  if (cuda === undefined)
+    it('(skipped: no CUDA device is there, and the emulated one was not built)')
+  else
+    it(`holds a ${cuda.kind} device to the first tier, and to nothing that it is not`, async () => {
+      const device = Device.open(cuda.kind, { instructionSet: 'sm_80' })
+      assert.equal(device.info.instructionSet, 'sm_80')
+      await device.close()
+      for (const instructionSet of ['sm_75', 'avx2'])
+        assert.throws(
+          () => Device.open(cuda.kind, { instructionSet }),
+          (error) =>
+            error instanceof ArgumentError &&
+            error.message.includes(`instructionSet is ${instructionSet}, allowed on`),
+        )
+    })
 
   it('keeps within its budget, and says what was needed', async () => {
     const device = Device.open('cpu', { threads: 1, memoryBudget: 16 * MiB })
