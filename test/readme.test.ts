@@ -83,7 +83,7 @@ describe('README', () => {
       Object.values(config.data.disciplines).forEach((path, d) => {
         assert.ok(typeof path === 'string')
         mkdirSync(dirname(at(path)), { recursive: true })
-        const records = Array.from({ length: 60 + 60 * d }, (_, i) => ({
+        const records = Array.from({ length: 40 + 20 * d }, (_, i) => ({
           prompt: `Discipline ${d}: what is ${i}?`,
           completion: `It is ${'abcdefg'[(i * (d + 2)) % 7]}.`,
         }))
