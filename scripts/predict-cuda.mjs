@@ -346,7 +346,7 @@ ${table([['layer', 'extra time'], ...overheads], 1)}
 The goal is at most 8% on an H200, of which the bytes alone are 6.7%. ${
     use(/low_rank.*sm90|shrink/)
       ? ''
-      : 'The four small products of a layer run on the float32 kernel in tiles of 64 × 64, of which a rank of 16 fills a quarter, in few blocks: that is what the prediction finds, and the next step is a kernel for them of its own that splits the long side.'
+      : 'The four small products of a layer run on the float32 kernel in tiles of 64 × 64, of which a rank of 16 fills a quarter, in few blocks: that is what the prediction finds, and the next step is a kernel for them of its own that splits the long side. The gradient of A has meanwhile come to the tensor cores, which is not in these figures.'
   }
 `
 }
