@@ -116,12 +116,16 @@ function isNativeCurrent() {
   )
 }
 
-/** Compilers run side by side: one a processor, and no more than memory allows. */
+/** Processes side by side: one a processor, and no more than memory allows at so many bytes each. */
+export function jobsOf(bytes) {
+  const memory = Math.min(totalmem(), process.constrainedMemory() || Infinity)
+  return Math.max(1, Math.min(availableParallelism(), Math.floor(memory / bytes)))
+}
+
+/** Compilers run side by side. */
 export function buildJobs() {
   const asked = Number(process.env.CMAKE_BUILD_PARALLEL_LEVEL)
-  if (Number.isInteger(asked) && asked > 0) return asked
-  const memory = Math.min(totalmem(), process.constrainedMemory() || Infinity)
-  return Math.max(1, Math.min(availableParallelism(), Math.floor(memory / 1.5e9)))
+  return Number.isInteger(asked) && asked > 0 ? asked : jobsOf(1.5e9)
 }
 
 function requireTools(builder) {

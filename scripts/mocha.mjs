@@ -1,16 +1,11 @@
 // Runs mocha and returns its totals, whatever its end.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { availableParallelism, tmpdir, totalmem } from 'node:os'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { root } from './bootstrap.mjs'
+import { jobsOf, root } from './bootstrap.mjs'
 import { run } from './run.mjs'
 
 const MOCHA_MS = 30 * 60_000
-
-/** Processes side by side: one a processor, and no more than memory allows. */
-function jobs() {
-  return Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 4e9)))
-}
 
 /** Why a program that ended without totals did so. */
 export function ending({ code, signal }) {
@@ -26,7 +21,7 @@ export function ending({ code, signal }) {
 export async function runMocha(args, { env = {}, quiet = false, parallel = false } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'polylora-test-'))
   const file = join(folder, 'totals.json')
-  const sideBySide = parallel ? ['--parallel', '--jobs', String(jobs())] : []
+  const sideBySide = parallel ? ['--parallel', '--jobs', String(jobsOf(4e9))] : []
   const reporter = ['--reporter', 'scripts/mocha-reporter.mjs', '--reporter-option']
   try {
     const result = await run(
