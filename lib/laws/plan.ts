@@ -190,10 +190,10 @@ export function jobsOf(plan: StudyPlan, data: StudyData): Job[] {
 
 function setsOfArm(law: Law, arm: Arm, data: StudyData): string[] {
   const all = data.disciplines.map(({ name }) => name)
-  const trained = arm.procedure.kind === 'train' ? arm.procedure.data.disciplines : all
-  const isSingle = trained !== 'instructions' && trained.length === 1
-  const tests = (isSingle ? trained : all).map((name) => `test ${name}`)
-  if (law.name !== 'align' || isSingle) return tests
+  // On its own discipline alone: that is all that it is paired with.
+  const single = Object.entries(law.variability?.singles ?? {}).find(([, of]) => of === arm.name)
+  const tests = (single ? [single[0]] : all).map((name) => `test ${name}`)
+  if (law.name !== 'align') return tests
   return [...tests, ...['cross', 'instructions', 'general'].filter((name) => data.sets.has(name))]
 }
 

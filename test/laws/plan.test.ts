@@ -187,6 +187,18 @@ describe('the plan of a study', function () {
     assert.ok(workloadOf(plan, data).runs < sum)
   })
 
+  it('measures specialists on everything, and what is paired with one discipline on that alone', () => {
+    const setsOf = (law: string, arm: string) =>
+      jobsOf(whole(inputs()), data).find((one) => one.law === law && one.arm === arm)!.sets
+    const tests = Object.keys(sizes).map((name) => `test ${name}`)
+    const everything = [...tests, 'cross', 'instructions', 'general']
+    assert.deepEqual(setsOf('align', 'specialist geography'), everything)
+    assert.deepEqual(setsOf('align', 'merge'), everything)
+    assert.deepEqual(setsOf('balance', 'left-out'), tests)
+    assert.deepEqual(setsOf('variability', 'multi'), tests)
+    assert.deepEqual(setsOf('variability', 'single geography'), ['test geography'])
+  })
+
   it('is hashed: the same hash for the same plan, another for any change', () => {
     const hash = (changes: Partial<StudyConfigInput>) => planHash(whole(inputs(changes)))
     assert.equal(hash({}), hash({}))
