@@ -278,11 +278,12 @@ export async function buildTargets(what, targets) {
 
 /**
  * Builds the C++ programs of test/native or benchmark/native (`kind` is tests or benchmarks) beside
- * the addon, from the same objects; returns the programs' paths, or null where there is no cmake.
+ * the addon, from the same objects, and other targets at the same time; returns the programs' paths, or null where there
+ * is no cmake.
  */
-export async function buildNativePrograms(kind) {
+export async function buildNativePrograms(kind, others = []) {
   const sources = listFiles([join(root, kind === 'tests' ? 'test/native' : 'benchmark/native')])
   const programs = sources.filter((path) => path.endsWith('.cc'))
-  if (!(await buildTargets('The C++ programs', [`native_${kind}`]))) return null
+  if (!(await buildTargets('The C++ programs', [`native_${kind}`, ...others]))) return null
   return programs.map((path) => join(root, `build/native-${kind}`, basename(path, '.cc')))
 }

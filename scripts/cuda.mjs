@@ -1,5 +1,4 @@
-// The CUDA half of the tests, for npm test and npm run test:cuda: programs, the emulated device in
-// each of its builds, and what nvcc says.
+// The parts of npm run test:cuda: programs, the emulated device in each of its builds, and what nvcc says.
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
@@ -8,9 +7,12 @@ import { runMocha } from './mocha.mjs'
 import { runProgram } from './programs.mjs'
 import { findProgram, run, ScriptError } from './run.mjs'
 
-/** The builds of the emulated device: as it is, in race mode, under the sanitizers. */
+/** The emulated device's target. */
+export const emulatedLibrary = 'polylora_cuda_emulated'
+
+/** Its builds: as it is, in race mode, under the sanitizers. */
 const libraries = {
-  plain: 'polylora_cuda_emulated',
+  plain: emulatedLibrary,
   race: 'polylora_cuda_race',
   sanitized: 'polylora_cuda_sanitized',
 }
