@@ -6,10 +6,10 @@ import { type KindFigure, median } from './record.js'
 import type { Setting } from './sections.js'
 import { Side, type TimedStep } from './side.js'
 
+// PiSSA and OLoRA start elsewhere and take LoRA's step.
 export const kindVariants = [
   'lora',
   'dora',
-  'pissa',
   'hydra-lora',
   'hydra-lora, top 2',
   'lora-moe',

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { Adapter } from '../dist/adapters/adapter.js'
 import { lora } from '../dist/adapters/declaration.js'
-import { dora, hydraLora, loraMoe, mtlLora, pissa } from '../dist/adapters/kinds.js'
+import { dora, hydraLora, loraMoe, mtlLora } from '../dist/adapters/kinds.js'
 import { packBatch } from '../dist/data/index.js'
 import { Device } from '../dist/device.js'
 import { Decoder, readConfig } from '../dist/models/index.js'
@@ -49,7 +49,6 @@ const each = { rank: rank / experts, experts, seed: 7 }
 const declarations = {
   lora: lora({ rank, seed: 7 }),
   dora: dora({ rank, seed: 7 }),
-  pissa: pissa({ rank, seed: 7 }),
   'hydra-lora': hydraLora(each),
   'hydra-lora, top 2': hydraLora({ ...each, gate: 'top-k', topK: 2 }),
   'lora-moe': loraMoe(each),
