@@ -1,13 +1,17 @@
 import { createHash, type Hash } from 'node:crypto'
 import { DataError } from '../errors.js'
-import type { Tokenizer } from '../text/index.js'
+import {
+  type BadCorpusRecord,
+  type CorpusFile,
+  type CorpusFileOptions,
+  mostReported,
+  readCorpusFile,
+} from './corpus-file.js'
+import type { CorpusMemory } from './corpus-memory.js'
 import { type PackedBatch, packBatch } from './packed-batch.js'
-import { readRecords } from './readers/index.js'
-import { type CorpusRecord, parseRecord } from './records.js'
 import { StepStream, type StepStreamOptions } from './step-stream.js'
-import { TokenStore } from './token-store.js'
-import { tokenizeRecords, type TokenizeOptions } from './tokenize.js'
-import { SampleTraits } from './traits.js'
+
+export type { BadCorpusRecord } from './corpus-file.js'
 
 /** One file of a corpus. */
 export interface CorpusSource {
@@ -17,42 +21,19 @@ export interface CorpusSource {
   readonly weight: number
 }
 
-export interface CorpusOptions extends TokenizeOptions {
-  readonly tokenizer: Tokenizer
-  /** Longest sample in tokens, the end-of-sequence token included. */
-  readonly maxLength: number
-  readonly onTooLong: 'skip' | 'truncate'
-  readonly onBadRecord: 'skip' | 'error'
-  /** Keep what duplicates are recognised by, 20 bytes a sample; default false. */
-  readonly traits?: boolean
-  readonly signal?: AbortSignal
+export interface CorpusOptions extends CorpusFileOptions {
+  /** Of files that other corpora were opened from. */
+  readonly memory?: CorpusMemory
   /** Samples read so far. */
   readonly onProgress?: (samples: number) => void
 }
 
-/** A record that cannot be used. */
-export interface BadCorpusRecord {
-  readonly file: string
-  /** From 1; the row of a Parquet file. */
-  readonly line: number
-  readonly reason: string
-}
-
 /** The samples of one file. */
-export interface CorpusGroup {
+export interface CorpusGroup extends Pick<CorpusFile, 'store' | 'lines' | 'traits'> {
   readonly source: CorpusSource
   /** Index into disciplineNames. */
   readonly discipline: number
-  readonly store: TokenStore
-  /** Line of each sample, for messages. */
-  readonly lines: readonly number[]
-  /** Null where the corpus was opened without them. */
-  readonly traits: SampleTraits | null
 }
-
-const sliceRecords = 256
-const sliceCharacters = 1 << 20
-const mostReported = 20
 
 /** A corpus read, checked and tokenised once; samples are then read in any order. */
 export class Corpus {
@@ -64,12 +45,16 @@ export class Corpus {
   /** SHA-256 of the files' bytes and of what decides how they become tokens. */
   readonly fingerprint: string
 
+  /** What is closed with it: not what a memory keeps. */
+  readonly #owned: readonly CorpusFile[]
+
   private constructor(reader: CorpusReader, fingerprint: string) {
     this.groups = reader.groups
     this.disciplineNames = reader.disciplineNames
     this.badRecords = reader.badRecords
     this.numBadRecords = reader.numBadRecords
     this.fingerprint = fingerprint
+    this.#owned = reader.owned
   }
 
   /**
@@ -85,7 +70,7 @@ export class Corpus {
       if (reader.groups.every(({ store }) => store.size === 0)) throw reader.empty()
       return new Corpus(reader, fingerprint)
     } catch (error) {
-      await closeAll(reader.groups)
+      await closeAll(reader.owned)
       throw error
     }
   }
@@ -126,7 +111,7 @@ export class Corpus {
 
   /** Frees the temporary file of a large corpus. */
   async close(): Promise<void> {
-    await closeAll(this.groups)
+    await closeAll(this.#owned)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -134,45 +119,44 @@ export class Corpus {
   }
 }
 
-async function closeAll(groups: readonly CorpusGroup[]): Promise<void> {
-  await Promise.all(groups.map(({ store }) => store.close()))
+async function closeAll(files: readonly CorpusFile[]): Promise<void> {
+  await Promise.all(files.map(({ store }) => store.close()))
 }
 
 class CorpusReader {
-  readonly groups: (CorpusGroup & { lines: number[] })[]
+  readonly groups: CorpusGroup[] = []
+  readonly owned: CorpusFile[] = []
   readonly disciplineNames: string[]
   readonly badRecords: BadCorpusRecord[] = []
   numBadRecords = 0
+  readonly #sources: readonly CorpusSource[]
   readonly #options: CorpusOptions
   #numSamples = 0
 
   constructor(sources: readonly CorpusSource[], options: CorpusOptions) {
+    this.#sources = sources
     this.#options = options
     this.disciplineNames = [...new Set(sources.map(({ discipline }) => discipline))]
-    this.groups = sources.map((source) => ({
-      source,
-      discipline: this.disciplineNames.indexOf(source.discipline),
-      store: new TokenStore(),
-      lines: [],
-      traits: options.traits ? new SampleTraits() : null,
-    }))
   }
 
   async read(): Promise<string> {
     const { tokenizer, maxLength, onTooLong, chatTemplate, labels } = this.#options
-    const hash = createHash('sha256')
+    let hash = createHash('sha256')
     const decides = { tokenizer: tokenizer.fingerprint, maxLength, onTooLong, chatTemplate, labels }
     hash.update(JSON.stringify(decides))
-    for (const group of this.groups) {
-      hash.update(`\n${group.source.discipline}\n`)
-      await this.#readFile(group, hash)
+    for (const source of this.#sources) {
+      hash.update(`\n${source.discipline}\n`)
+      const known = await this.#options.memory?.recall(source.path, this.#options, hash)
+      if (known) hash = known.hash
+      const file = known?.file ?? (await this.#readFile(source.path, hash))
+      this.#add(source, file)
     }
     return hash.digest('hex')
   }
 
   empty(): DataError {
     const [first] = this.badRecords
-    const files = this.groups.map(({ source }) => source.path).join(', ')
+    const files = this.#sources.map(({ path }) => path).join(', ')
     const why = first ? `; the first: line ${first.line}: ${first.reason}` : ''
     return new DataError(
       `${files}: no usable sample, ${this.numBadRecords} records were left out${why}`,
@@ -180,84 +164,22 @@ class CorpusReader {
     )
   }
 
-  async #readFile(group: CorpusGroup & { lines: number[] }, hash: Hash): Promise<void> {
-    const { path } = group.source
-    const { signal } = this.#options
-    let slice: { record: CorpusRecord; line: number }[] = []
-    let characters = 0
-    const read = readRecords(path, { signal, onBytes: (chunk) => hash.update(chunk) })
-    for await (const one of read) {
-      if ('reason' in one) {
-        this.#bad(path, one.line, one.reason)
-        continue
-      }
-      const record = parseRecord(one.record)
-      if ('problem' in record) {
-        this.#bad(path, one.line, record.problem)
-        continue
-      }
-      slice.push({ record, line: one.line })
-      characters += charactersOf(record)
-      if (slice.length < sliceRecords && characters < sliceCharacters) continue
-      await this.#tokenize(group, slice)
-      slice = []
-      characters = 0
-    }
-    await this.#tokenize(group, slice)
+  async #readFile(path: string, hash: Hash): Promise<CorpusFile> {
+    const { memory, onProgress } = this.#options
+    const file = await readCorpusFile(path, this.#options, {
+      onBytes: (chunk) => hash.update(chunk),
+      onProgress: (samples) => onProgress?.(this.#numSamples + samples),
+    })
+    if (!memory?.keep(path, this.#options, file)) this.owned.push(file)
+    return file
   }
 
-  async #tokenize(
-    group: CorpusGroup & { lines: number[] },
-    slice: readonly { record: CorpusRecord; line: number }[],
-  ): Promise<void> {
-    const { tokenizer, maxLength, onTooLong, signal } = this.#options
-    const records = slice.map(({ record }) => record)
-    const tokenized = await tokenizeRecords(tokenizer, records, this.#options, signal)
-    for (const [i, result] of tokenized.entries()) {
-      const { line } = slice[i]
-      const { path } = group.source
-      if ('problem' in result) {
-        this.#bad(path, line, result.problem)
-        continue
-      }
-      let { inputIds, labelMask } = result
-      if (inputIds.length > maxLength) {
-        if (onTooLong === 'skip') {
-          this.#bad(path, line, `it has ${inputIds.length} tokens, ${maxLength} are allowed`)
-          continue
-        }
-        inputIds = inputIds.slice(0, maxLength)
-        labelMask = labelMask.slice(0, maxLength)
-        if (!labelMask.includes(1)) {
-          this.#bad(path, line, `none of its first ${maxLength} tokens is trained`)
-          continue
-        }
-      }
-      await group.store.add({ inputIds, labelMask })
-      group.traits?.add(records[i], labelMask)
-      group.lines.push(line)
-      this.#numSamples++
-    }
-    this.#options.onProgress?.(this.#numSamples)
-  }
-
-  #bad(file: string, line: number, reason: string): void {
-    if (this.#options.onBadRecord === 'error')
-      throw new DataError(`${file}:${line}: ${reason}`, { details: { file, line, reason } })
-    this.numBadRecords++
-    if (this.badRecords.length < mostReported) this.badRecords.push({ file, line, reason })
-  }
-}
-
-function charactersOf(record: CorpusRecord): number {
-  switch (record.kind) {
-    case 'text':
-      return record.text.length
-    case 'completion':
-      return record.prompt.length + record.completion.length
-    case 'chat':
-      return record.messages.reduce((sum, { content }) => sum + (content?.length ?? 0), 0)
-    case 'choice':
-      return record.question.length
+  #add(source: CorpusSource, file: CorpusFile): void {
+    const { store, lines, traits, badRecords, numBadRecords } = file
+    const discipline = this.disciplineNames.indexOf(source.discipline)
+    this.groups.push({ source, discipline, store, lines, traits })
+    this.#numSamples += store.size
+    this.numBadRecords += numBadRecords
+    this.badRecords.push(...badRecords.slice(0, mostReported - this.badRecords.length))
   }
 }

@@ -1,4 +1,5 @@
 export * from './corpus.js'
+export { CorpusMemory } from './corpus-memory.js'
 export * from './packed-batch.js'
 export * from './records.js'
 export {

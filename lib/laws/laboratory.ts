@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { saveAdapter } from '../adapters/peft.js'
 import type { EmbeddingMemory } from '../data/balance/embedding.js'
+import { CorpusMemory } from '../data/index.js'
 import type { Device } from '../device.js'
 import { DeviceError, isPolyloraError, AbortedError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
@@ -72,6 +73,7 @@ export class Laboratory {
   readonly #parts = new Set<string>()
   readonly #chosen = new Map<string, Promise<Procedure>>()
   readonly #records = new Map<string, RunRecord>()
+  readonly #corpora = new CorpusMemory()
 
   constructor(options: LaboratoryOptions) {
     this.#options = options
@@ -301,6 +303,7 @@ export class Laboratory {
           onBadRecord: 'skip',
         },
         memory: procedure.from.kind === 'base' ? memory : undefined,
+        corpora: this.#corpora,
         steps,
         batch: { maxTokens: config.batchTokens },
         optimizer: { learningRate },

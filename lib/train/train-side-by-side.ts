@@ -9,7 +9,10 @@ import { SideBySideTrainer } from './side-by-side.js'
 import type { TrainOptions } from './train.js'
 import type { StepReport } from './trainer.js'
 
-export interface TrainSideBySideOptions extends Omit<TrainOptions, 'data' | 'onStep' | 'memory'> {
+export interface TrainSideBySideOptions extends Omit<
+  TrainOptions,
+  'data' | 'onStep' | 'memory' | 'corpora'
+> {
   /** Files by discipline: each discipline trains an adapter of its own. */
   data: Exclude<TrainOptions['data'], string>
   /** One for all disciplines, or one for each by name. */

@@ -1,7 +1,7 @@
 import type { EmbeddingMemory } from '../data/balance/embedding.js'
 import { MixedOrder } from '../data/balance/mixed-order.js'
 import { Pool } from '../data/balance/pool.js'
-import { Corpus } from '../data/index.js'
+import { Corpus, type CorpusMemory } from '../data/index.js'
 import { AbortedError } from '../errors.js'
 import type { Model } from '../model.js'
 import { stageOf, weighByDifficulty } from './difficulty.js'
@@ -34,6 +34,8 @@ export interface TrainOptions extends SharedOptions {
   onMessage?: (message: string) => void
   /** Remembers what `data.mixing` embeds, for more runs on the same frozen model. */
   memory?: EmbeddingMemory
+  /** Remembers the data, for more runs on the same files. */
+  corpora?: CorpusMemory
 }
 
 /**
@@ -43,7 +45,7 @@ export interface TrainOptions extends SharedOptions {
  * @throws ConfigError, DataError; DeviceError after three steps in a row that were not finite; AbortedError after a signal, with the steps made so far kept
  */
 export async function train(model: Model, options: TrainOptions): Promise<{ steps: number }> {
-  const { data, signal, onStep, onMessage, memory, ...rest } = options
+  const { data, signal, onStep, onMessage, memory, corpora, ...rest } = options
   const config = parseTrainConfig({
     ...rest,
     model: model.folder ?? 'model',
@@ -56,6 +58,7 @@ export async function train(model: Model, options: TrainOptions): Promise<{ step
     tokenizer: model.tokenizer,
     maxLength: Math.min(config.data.maxLength ?? Infinity, model.config.maxPositions),
     traits: config.data.mixing !== undefined,
+    memory: corpora,
     signal,
   })
   for (const { file, line, reason } of corpus.badRecords) onMessage?.(`${file}:${line}: ${reason}`)
