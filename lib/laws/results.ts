@@ -1,4 +1,4 @@
-import type { Contrast, Law, ScoreSet } from './arms/law.js'
+import type { Contrast, Law, ScoreSet, VariabilityPlan } from './arms/law.js'
 import type { StudyPlan } from './plan.js'
 import type { RunRecord } from './run-record.js'
 import { accuracyOf, itemScores, logLikelihoodOf } from './scoring.js'
@@ -9,6 +9,7 @@ import {
   type ItemDifferences,
   lawVerdict,
   mean,
+  meanDeviation,
   pairedDifference,
   variability,
   type VariabilityResult,
@@ -25,6 +26,14 @@ export interface ContrastResult {
   readonly verdict: Verdict
 }
 
+/** Mean absolute deviations from the median, of a discipline's log-likelihood per token. */
+export interface CompanionSpread {
+  /** Of the runs over all disciplines, which differ in seed and items. */
+  readonly bySeed: number
+  /** Of the runs that differ in which disciplines are beside it: all others, and all but one. */
+  readonly byCompanions: number
+}
+
 export interface LawResult {
   readonly name: Law['name']
   readonly verdict: Verdict
@@ -36,6 +45,8 @@ export interface LawResult {
   readonly preconditions: readonly (ContrastResult & { readonly met: boolean })[]
   readonly gates: readonly (ContrastResult & { readonly passed: boolean })[]
   readonly variability?: VariabilityResult
+  /** By discipline, no part of the verdict; absent where those runs were cut. */
+  readonly companions?: Readonly<Record<string, CompanionSpread>>
   /** Failed and diverged runs of its arms. */
   readonly failed: number
   readonly diverged: number
@@ -77,14 +88,16 @@ function judgeLaw(law: Law, plan: StudyPlan, data: StudyData, arms: ArmRuns): La
   if (tooFew !== null)
     return { ...common, verdict: 'undecided', reason: `${tooFew} gives no verdict`, p: null }
   if (law.variability) {
-    const spread = judgeVariability(law, data, arms)
+    const spread = judgeVariability(law.variability, arms)
     const reason = spread ? {} : { reason: 'a run is missing or failed' }
+    const companions = companionSpread(law.variability, arms)
     return {
       ...common,
       verdict: spread?.verdict ?? 'undecided',
       ...reason,
       p: spread?.p ?? null,
       ...(spread ? { variability: spread } : {}),
+      ...(companions ? { companions } : {}),
     }
   }
   // All contrasts must hold, so the law's p is the largest of theirs.
@@ -133,21 +146,8 @@ function judgeContrast(
     ({ runs }) => runs.length > 0 && runs.every(({ status }) => status !== 'failed'),
   )
   if (!usable) return nothing
-  const seeds = Math.max(...parts.map(({ runs }) => runs.length))
-  // The study's model has one run for all seeds.
   const sets = setsOf(contrast.on)
-  const differences = sets.map((set): ItemDifferences => {
-    const items = data.sets.get(set)!
-    const bySeed = Array.from({ length: seeds }, (_, s) => {
-      const sum = new Float64Array(items.chances.length)
-      for (const { weight, runs } of parts)
-        itemScores(runs[runs.length === 1 ? 0 : s].sets[set], items).forEach((score, i) => {
-          sum[i] += weight * score
-        })
-      return sum
-    })
-    return { clusters: items.clusters, bySeed }
-  })
+  const differences = armDifferences(sets, parts, data)
   const options = { seed: plan.bootstrapSeed }
   const estimate = pairedDifference(differences, options)
   const byDiscipline = Object.fromEntries(
@@ -161,18 +161,41 @@ function judgeContrast(
   return { name, estimate, byDiscipline, verdict: contrastVerdict(estimate, plan.delta) }
 }
 
+/**
+ * A weighted sum of arms' scores, item by item and seed by seed, of each set.
+ *
+ * @param parts all with as many runs, or with one for all seeds, as the study's model has
+ */
+export function armDifferences(
+  sets: readonly string[],
+  parts: readonly { readonly weight: number; readonly runs: readonly RunRecord[] }[],
+  data: StudyData,
+): ItemDifferences[] {
+  const seeds = Math.max(...parts.map(({ runs }) => runs.length))
+  return sets.map((set) => {
+    const items = data.sets.get(set)!
+    const bySeed = Array.from({ length: seeds }, (_, s) => {
+      const sum = new Float64Array(items.chances.length)
+      for (const { weight, runs } of parts)
+        itemScores(runs[runs.length === 1 ? 0 : s].sets[set], items).forEach((score, i) => {
+          sum[i] += weight * score
+        })
+      return sum
+    })
+    return { clusters: items.clusters, bySeed }
+  })
+}
+
 /** Names of the item sets that a score is the mean over. */
 export function setsOf(on: ScoreSet): string[] {
   return typeof on === 'string' ? [on] : on.map((name) => `test ${name}`)
 }
 
-function judgeVariability(law: Law, data: StudyData, arms: ArmRuns): VariabilityResult | null {
-  const { multi, singles } = law.variability!
+function judgeVariability(
+  { multi, singles }: VariabilityPlan,
+  arms: ArmRuns,
+): VariabilityResult | null {
   const names = Object.keys(singles)
-  const perToken = (run: RunRecord | undefined, name: string) => {
-    const scores = run?.sets[`test ${name}`]
-    return (scores && logLikelihoodOf(scores)) ?? NaN
-  }
   const count = arms.get(multi)?.length ?? 0
   const each = (runOf: (name: string, r: number) => RunRecord | undefined) =>
     Array.from({ length: count }, (_, r) => names.map((name) => perToken(runOf(name, r), name)))
@@ -182,6 +205,35 @@ function judgeVariability(law: Law, data: StudyData, arms: ArmRuns): Variability
   }
   if (count === 0 || [...runs.multi, ...runs.single].flat().some(Number.isNaN)) return null
   return variability(runs)
+}
+
+function companionSpread(
+  { multi, without }: VariabilityPlan,
+  arms: ArmRuns,
+): Readonly<Record<string, CompanionSpread>> | null {
+  const runsOf = (arm: string) => arms.get(arm) ?? []
+  const names = Object.keys(without)
+  if (names.length === 0 || !names.every((name) => runsOf(without[name]).length > 0)) return null
+  const spreads = names.map((name) => {
+    const others = names.filter((other) => other !== name)
+    const fewer = others.map((other) => runsOf(without[other])[0])
+    const spreadOf = (runs: readonly RunRecord[]) =>
+      meanDeviation(runs.map((run) => perToken(run, name)))
+    return {
+      bySeed: spreadOf(runsOf(multi)),
+      byCompanions: spreadOf([...runsOf(multi).slice(0, 1), ...fewer]),
+    }
+  })
+  // A run that failed has no outcome.
+  if (spreads.some(({ bySeed, byCompanions }) => !Number.isFinite(bySeed + byCompanions)))
+    return null
+  return Object.fromEntries(names.map((name, i) => [name, spreads[i]]))
+}
+
+/** Log-likelihood of a discipline's right answers; NaN if there is none. */
+function perToken(run: RunRecord | undefined, name: string): number {
+  const scores = run?.sets[`test ${name}`]
+  return (scores && logLikelihoodOf(scores)) ?? NaN
 }
 
 /** Mean over the sets of a run's chance-corrected accuracy; null where it has none. */

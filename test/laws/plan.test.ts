@@ -158,7 +158,21 @@ describe('the plan of a study', function () {
       ],
     )
     assert.equal(variability.variability!.runs, 10)
-    assert.deepEqual(Object.keys(variability.variability!.singles), Object.keys(sizes))
+    const { singles, without } = variability.variability!
+    assert.deepEqual(Object.keys(singles), Object.keys(sizes))
+    const among = variability.arms.find(({ name }) => name === without.chemistry)!
+    assert.deepEqual([among.seeds, among.extra], ['one', true])
+    assert.ok(among.procedure.kind === 'train')
+    assert.deepEqual(among.procedure.data.disciplines, ['mathematics', 'geography'])
+    // Each of the others has as many tokens as beside all.
+    const tokensOf = (arm: string) => {
+      const { procedure } = variability.arms.find(({ name }) => name === arm)!
+      return procedure.kind === 'train' ? procedure.tokens : NaN
+    }
+    assert.equal(
+      among.procedure.tokens,
+      tokensOf(singles.mathematics) + tokensOf(singles.geography),
+    )
   })
 
   it('says what is missing where no discipline is low-resource, or none has a reserve', () => {

@@ -215,7 +215,12 @@ describe('what runs say of a law', function () {
     const spread = law({
       name: 'variability',
       contrasts: [],
-      variability: { runs: 10, multi: 'multi', singles: { chemistry: 'a', biology: 'b' } },
+      variability: {
+        runs: 10,
+        multi: 'multi',
+        singles: { chemistry: 'a', biology: 'b' },
+        without: { chemistry: 'biology alone', biology: 'chemistry alone' },
+      },
     })
     const ten = Array.from({ length: 10 }, (_, i) => i)
     const runs = (deviation: number, stream: number) => {
@@ -239,6 +244,18 @@ describe('what runs say of a law', function () {
     const { verdict, variability } = judge(plan(spread), data, new Map([['variability', arms]]))[0]
     assert.equal(verdict, 'holds')
     assert.ok(variability!.ratio > 2 && variability!.ratio < 8)
+    // A discipline's companions: all others with the first seed, or none of them.
+    const alone = [run(0.5, 0)]
+    const complete = new Map([...arms, ['biology alone', alone], ['chemistry alone', alone]])
+    const [{ companions }] = judge(plan(spread), data, new Map([['variability', complete]]))
+    const perToken = ({ sets }: RunRecord) =>
+      sets['test chemistry'].logLikelihood! / sets['test chemistry'].tokens
+    const [first] = arms.get('multi')!
+    const apart = Math.abs(perToken(first) - perToken(alone[0]))
+    assert.ok(Math.abs(companions!.chemistry.byCompanions - apart / 2) < 1e-12)
+    assert.ok(companions!.chemistry.bySeed > 0.1)
+    const [{ companions: cut }] = judge(plan(spread), data, new Map([['variability', arms]]))
+    assert.equal(cut, undefined, 'extra arms may have been cut')
     const [short] = judge(
       plan(spread),
       data,

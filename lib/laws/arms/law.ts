@@ -58,6 +58,8 @@ export interface VariabilityPlan {
   readonly multi: string
   /** By discipline. */
   readonly singles: Readonly<Record<string, string>>
+  /** By the discipline that is left out; with fewer than three there is none. These may have been cut. */
+  readonly without: Readonly<Record<string, string>>
 }
 
 /** What the laws' declarations depend on. */

@@ -23,6 +23,22 @@ export function declareVariability(setting: Setting): Law {
     title: `runs over ${name} alone, with its tokens of the other`,
     procedure: over([name], tokens[name]),
   }))
+  // With the seed and the items of the first run over all: who is beside a discipline is all that differs.
+  const withoutOne = names.length < 3 ? [] : names
+  const without = Object.fromEntries(withoutOne.map((name) => [name, `multi without ${name}`]))
+  const among = withoutOne.map((name): Arm => {
+    const others = names.filter((other) => other !== name)
+    return {
+      name: without[name],
+      title: `one run over the others, with their tokens of ${multi.name}`,
+      procedure: over(
+        others,
+        others.reduce((sum, other) => sum + tokens[other], 0),
+      ),
+      seeds: 'one',
+      extra: true,
+    }
+  })
   return {
     name: 'variability',
     title: 'Variability',
@@ -37,6 +53,7 @@ export function declareVariability(setting: Setting): Law {
         procedure: over(names, Math.round(setting.tokens / names.length)),
         extra: true,
       },
+      ...among,
     ],
     contrasts: [],
     preconditions: [],
@@ -50,6 +67,7 @@ export function declareVariability(setting: Setting): Law {
       runs: setting.variabilityRuns,
       multi: multi.name,
       singles: Object.fromEntries(names.map((name, i) => [name, singles[i].name])),
+      without,
     },
   }
 }

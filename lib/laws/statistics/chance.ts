@@ -29,3 +29,9 @@ export function median(values: ArrayLike<number>): number {
   const middle = sorted.length >> 1
   return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2
 }
+
+/** Mean absolute deviation from the median (Brown and Forsythe 1974 compare spreads by it). */
+export function meanDeviation(values: readonly number[]): number {
+  const center = median(values)
+  return mean(values.map((value) => Math.abs(value - center)))
+}

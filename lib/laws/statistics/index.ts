@@ -1,4 +1,4 @@
-export { correctForChance, mean, median } from './chance.js'
+export { correctForChance, mean, meanDeviation, median } from './chance.js'
 export { mutualInformation, type MutualInformation } from './mutual-information.js'
 export {
   type Estimate,
