@@ -19,8 +19,8 @@ export function studyCommand(): Command {
   return new Command('study')
     .summary("test the laws on one's own model and corpus")
     .description(
-      'Plan a study of the laws that a YAML file names, run what has not been run yet, and write results.json and ' +
-        'report.html. The same command goes on after a stop.',
+      'Plan a study of the laws that a YAML file names, run what has not been run yet, and write results.json, ' +
+        'report.html and summary.md. The same command goes on after a stop.',
     )
     .argument('<file>', 'the YAML file')
     .option('--output <folder>', 'overrides output')
@@ -59,7 +59,7 @@ async function study(file: string, flags: StudyFlags): Promise<void> {
     })
     progress.stop()
     for (const law of laws) console.log(describeLaw(law))
-    console.log(`written to ${join(config.output, 'report.html')} and results.json`)
+    console.log(`written to ${join(config.output, 'report.html')}, summary.md and results.json`)
   } catch (error) {
     progress.stop()
     if (interrupt.exitCode === null) throw error

@@ -2,7 +2,7 @@ import { cp } from 'node:fs/promises'
 import { join } from 'node:path'
 import { defaultMethod, training, tuned } from './arms/design.js'
 import { designSearch, ranks } from './arms/optimize.js'
-import { type ChoiceProcedure, runId, withTokens } from './procedure.js'
+import { trialsOf } from './procedure.js'
 import {
   type RecipeContext,
   type RecipeResult,
@@ -67,11 +67,4 @@ export async function optimize(context: RecipeContext): Promise<RecipeResult> {
       `the search cost ${spent((id) => trials.has(id))} tokens, the learning rates of the default design ${spent((id) => !trials.has(id))}`,
     ],
   }
-}
-
-/** Ids of the runs that a search may make. */
-function trialsOf({ candidates, rungs, seed }: ChoiceProcedure): ReadonlySet<string> {
-  return new Set(
-    rungs.flatMap(({ tokens }) => candidates.map((one) => runId(withTokens(one, tokens), seed))),
-  )
 }

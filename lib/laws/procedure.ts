@@ -147,3 +147,29 @@ export function stepsOf(tokens: number, batchTokens: number): number {
 export function withTokens(procedure: Procedure, tokens: number): Procedure {
   return procedure.kind === 'train' ? { ...procedure, tokens } : procedure
 }
+
+/**
+ * Ids of the runs that were made to choose what a procedure rests on: trials, with what those go on from. They belong to its
+ * cost. Of successive halving also those that a rung left out.
+ */
+export function trialsOf(procedure: Procedure): ReadonlySet<string> {
+  const ids = new Set<string>()
+  const seen = new Set<string>()
+  const visit = (one: Procedure): void => {
+    const hash = procedureHash(one)
+    if (seen.has(hash)) return
+    seen.add(hash)
+    for (const part of [...partsOf(one), ...sourcesOfShares(one)]) visit(part)
+    if (one.kind === 'choice') addTrials(one)
+    if (one.kind === 'train' && typeof one.learningRate !== 'number') visit(one.learningRate.by)
+  }
+  const addTrials = ({ candidates, rungs, seed }: ChoiceProcedure): void => {
+    for (const candidate of candidates) {
+      visit(candidate)
+      for (const part of partsOf(candidate)) ids.add(runId(part, seed))
+      for (const { tokens } of rungs) ids.add(runId(withTokens(candidate, tokens), seed))
+    }
+  }
+  visit(procedure)
+  return ids
+}

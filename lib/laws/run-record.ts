@@ -45,7 +45,7 @@ export type Design =
       readonly tokens: number
     }
 
-/** What the experts of a mixture do, on test sequences. */
+/** What the experts of a mixture do, on validation sequences. */
 export interface Specialization {
   readonly layers: readonly LayerSpecialization[]
   readonly information: MutualInformation

@@ -20,13 +20,15 @@ import {
   type Workload,
   workloadOf,
 } from './plan.js'
-import { type ArmRuns, judge, type LawResult } from './results.js'
+import { type ArmRuns, judge } from './results.js'
 import { type RunRecord, writeWhole } from './run-record.js'
 import { measureSpeed } from './speed.js'
 import type { StudyConfig } from './study-config.js'
 import { prepareData, type StudyData } from './study-data.js'
 import { StudyFolder } from './study-folder.js'
+import type { StudyResults } from './study-results.js'
 import { surveyCorpus } from './survey.js'
+import { type Transfer, transferOf } from './transfer.js'
 
 export interface StudyOptions {
   readonly signal?: AbortSignal
@@ -37,25 +39,18 @@ export interface StudyOptions {
   readonly onMessage?: (message: string) => void
 }
 
-/** results.json: the same to the byte, whenever and however often the study was stopped. */
-export interface StudyResults {
-  readonly planHash: string
-  readonly plan: StudyPlan
-  readonly status: 'planned' | 'finished'
-  readonly notes: readonly string[]
-  readonly laws: readonly LawResult[]
-  /** Ids of an arm's runs, by law and arm. */
-  readonly arms: Readonly<Record<string, Readonly<Record<string, readonly string[]>>>>
-  readonly runs: Readonly<Record<string, Omit<RunRecord, 'seconds'>>>
-}
+export type { StudyResults } from './study-results.js'
 
 const resultsName = 'results.json'
 const speedName = 'speed.json'
 const reportName = 'report.html'
+const summaryName = 'summary.md'
+/** A file for `data.mixing.transfer`. */
+const transferName = 'transfer.json'
 const resultsCap = 1 << 30
 
 /**
- * Plans a study, runs what has not been run yet, and writes results.json and report.html. The plan (arms, contrasts, delta,
+ * Plans a study, runs what has not been run yet, and writes results.json, report.html, and its tables as summary.md. The plan (arms, contrasts, delta,
  * preconditions) is written and hashed before the first run; a study that was stopped goes on with the plan it had.
  *
  * @throws ConfigError, DataError in one sentence before any run; AbortedError after a signal, with all finished runs kept
@@ -88,20 +83,22 @@ export async function runStudy(
     const laboratory = { config, data, device, memory, tokenizer }
     const { base, arms, records } = await carryOut(laboratory, plan, workload, options)
     const laws = judge(plan, data, arms)
+    const transfer = transferBetween(plan, data, arms, base)
     const results: StudyResults = {
       ...planned,
       status: 'finished',
       laws,
+      ...(transfer ? { transfer } : {}),
       arms: idsOf(arms),
       runs: runsOf(records),
     }
     await writeResults(output, results)
     // Charts take a moment to load, and most programs draw none.
-    const { reportPage } = await import('./report/page.js')
-    await writeWhole(
-      join(output, reportName),
-      reportPage({ config, plan, data, laws, arms, records, base }),
-    )
+    const { reportPage, summaryMarkdown } = await import('./report/index.js')
+    const inputs = { config, plan, data, laws, arms, records, base, device: device.info }
+    await writeWhole(join(output, reportName), reportPage(inputs))
+    await writeWhole(join(output, summaryName), summaryMarkdown(results))
+    if (transfer) await writeWhole(join(output, transferName), `${JSON.stringify(transfer)}\n`)
     return results
   } finally {
     await device.close()
@@ -206,6 +203,20 @@ async function carryOut(
       .get(arm)!
       .push(await laboratory.run(procedure, seed, sets))
   return { base: reference, arms, records: laboratory.records }
+}
+
+/** Of the first law that has arms for it. */
+function transferBetween(
+  plan: StudyPlan,
+  data: StudyData,
+  arms: ReadonlyMap<LawName, ArmRuns>,
+  base: RunRecord,
+): Transfer | null {
+  for (const law of plan.laws) {
+    const found = transferOf(law, arms.get(law.name)!, data, base)
+    if (found) return found
+  }
+  return null
 }
 
 function idsOf(arms: ReadonlyMap<LawName, ArmRuns>): StudyResults['arms'] {

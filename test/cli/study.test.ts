@@ -2,6 +2,8 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { stringify } from 'yaml'
 import { Random } from '../random.js'
+import { summaryMarkdown } from '../../lib/laws/report/index.js'
+import type { StudyResults } from '../../lib/laws/study-results.js'
 import { writeSmallStudy } from '../laws/small-study.js'
 import { temporaryFolder } from '../temporary-folder.js'
 import { polylora, start } from './polylora.js'
@@ -28,7 +30,7 @@ describe('polylora study', function () {
     assert.match(stderr, /^16 runs of 1 laws, [\d,]+ tokens: about \d.*$/m)
     assert.match(stderr, /^run 16\/16/m)
     assert.match(stdout, /^balance: (holds|does not hold|undecided)/)
-    assert.match(stdout, /written to whole\/report\.html and results\.json\n$/)
+    assert.match(stdout, /written to whole\/report\.html, summary\.md and results\.json\n$/)
     const html = readFileSync(at('whole/report.html'), 'utf8')
     assert.ok(html.split('<svg').length > 5, 'charts')
     assert.ok(
@@ -36,12 +38,10 @@ describe('polylora study', function () {
       'nothing from elsewhere',
     )
     assert.match(html, /Balance-then-Diversity/)
-    const results = JSON.parse(readFileSync(at('whole/results.json'), 'utf8')) as {
-      status: string
-      runs: object
-    }
+    const results = JSON.parse(readFileSync(at('whole/results.json'), 'utf8')) as StudyResults
     assert.equal(results.status, 'finished')
     assert.equal(Object.keys(results.runs).length, 16)
+    assert.equal(readFileSync(at('whole/summary.md'), 'utf8'), summaryMarkdown(results))
   })
 
   it('ends in the same results.json when it is killed at ten random instants, without repeating a run', async () => {

@@ -1,9 +1,9 @@
 /**
  * npm run test:long -- [--only TEXT] [--fresh] [--seed N] [--jobs N] [--list]
  *
- * Everything that takes too long for npm test: faults and endurance at full length, then the whole fuzz, as it is and
- * under the sanitizers. What has gone well is written down in build/long-tests.jsonl, so that a run that was stopped
- * goes on where it was, as long as the sources are the same.
+ * Everything that takes too long for npm test: faults, endurance and the plan of a million items at full length, then the
+ * whole fuzz, as it is and under the sanitizers. What has gone well is written down in build/long-tests.jsonl, so that a
+ * run that was stopped goes on where it was, as long as the sources are the same.
  *
  *   --only TEXT  the units whose names contain this: 'faults', 'endurance', 'fuzz', 'asan', 'tsan', 'run matmul'
  *   --fresh      all of them again
@@ -71,11 +71,12 @@ async function contentMadeBy(use: (file: string) => Promise<unknown>): Promise<s
   }
 }
 
-/** A unit a test. */
-async function mochaUnits(what: string): Promise<Unit[]> {
-  const file = `test/${what}/${what}.test.ts`
+/** A unit a test. @param part of the titles of those that are meant */
+async function mochaUnits(file: string, part?: string): Promise<Unit[]> {
+  const filter = part === undefined ? [] : ['--fgrep', part]
+  const json = ['--reporter', 'json', '--reporter-option']
   const list = await contentMadeBy((output) =>
-    mocha(file, '--dry-run', '--reporter', 'json', '--reporter-option', `output=${output}`),
+    mocha(file, '--dry-run', ...filter, ...json, `output=${output}`),
   )
   const { tests } = JSON.parse(list) as { tests: { fullTitle: string }[] }
   return tests.map(({ fullTitle }) => ({
@@ -161,8 +162,9 @@ async function runUnit(unit: Unit, ledger: Ledger): Promise<Entry> {
 
 async function main(): Promise<void> {
   const all = [
-    ...(await mochaUnits('faults')),
-    ...(await mochaUnits('endurance')),
+    ...(await mochaUnits('test/faults/faults.test.ts')),
+    ...(await mochaUnits('test/endurance/endurance.test.ts')),
+    ...(await mochaUnits('test/data/balance/plan.test.ts', 'a million items')),
     ...fuzzUnits(undefined),
     ...fuzzUnits('asan'),
     ...fuzzUnits('tsan'),

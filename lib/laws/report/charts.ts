@@ -1,24 +1,31 @@
 import * as Plot from '@observablehq/plot'
 import { parseHTML } from 'linkedom'
+import { escaped } from './html.js'
 
-/** Charts as SVG texts that need nothing else. Text takes the page's colour, marks have ones that do on light and dark. */
+/**
+ * Charts as SVG texts that need nothing else. Text takes the page's colour; marks have ones that stand out by 3:1 or more
+ * from a light page and a dark one.
+ */
 
 const width = 860
-const labelWidth = 250
+const labelWidth = 310
 const rowHeight = 30
 const margins = 76
 
-export const palette = [
+const palette = [
   '#4c8bf5',
-  '#e8833a',
-  '#3fa66b',
+  '#d9722a',
+  '#35985f',
   '#c95f8f',
   '#9a7be0',
-  '#b59b2d',
-  '#2fa6b3',
+  '#a68a1f',
+  '#2795a2',
   '#d9534f',
 ]
+/** Beyond the palette its colours come again, in other strokes. */
+const dashes = ['none', '7 4', '2 3']
 const accent = palette[0]
+const opposite = palette[1]
 const quiet = '#8a8f98'
 
 /** One line of a chart: every seed as a point, and what they say together. */
@@ -48,15 +55,33 @@ function svg(label: string, options: Options): string {
     style: { background: 'none', overflow: 'visible', fontSize: '13px' },
     ...options,
   })
-  const element = chart.tagName.toLowerCase() === 'svg' ? chart : chart.querySelector('svg')!
-  element.setAttribute('role', 'img')
+  chart.setAttribute('role', 'img')
   // The serialiser leaves these as they are in attributes.
-  element.setAttribute('aria-label', label.replace(/[<>]/g, ''))
+  chart.setAttribute('aria-label', label.replace(/[<>]/g, ''))
   return chart.outerHTML
 }
 
 const height = (rows: number) => margins + rowHeight * Math.max(1, rows)
-const shortened = (name: string) => (name.length > 36 ? `${name.slice(0, 35)}…` : name)
+
+/** Of wide letters: not every system has narrow ones. */
+const letterWidth = 7.8
+const shortened = (name: string, room = Math.floor(labelWidth / letterWidth)) =>
+  name.length > room ? `${name.slice(0, room - 1)}…` : name
+
+/** What the colours and strokes of a chart stand for. */
+function legend(names: readonly string[], kind: 'line' | 'area'): string {
+  const entries = names.map((name, i) => {
+    const color = colorOf(i)
+    const stroke = ['solid', 'dashed', 'dotted'][strokeOf(i)]
+    const swatch =
+      kind === 'line' ? `border-top: 3px ${stroke} ${color}` : `height: 12px; background: ${color}`
+    return `<span><i style="${swatch}"></i>${escaped(shortened(name))}</span>`
+  })
+  return `<div class="legend">${entries.join('')}</div>`
+}
+
+const colorOf = (i: number) => palette[i % palette.length]
+const strokeOf = (i: number) => Math.floor(i / palette.length) % dashes.length
 
 /** Rows of points with their estimate and interval. @param lines what they are read against, by name */
 export function intervals(
@@ -67,9 +92,24 @@ export function intervals(
 ): string {
   const points = rows.flatMap(({ name, points }) => points.map((value) => ({ name, value })))
   const bars = rows.filter(({ lower, upper }) => lower !== null && upper !== null)
+  const ordered = [...lines].sort((a, b) => a.value - b.value)
+  // Names of lines that are close to each other lean away from each other.
+  const names = ordered.map((line, i) =>
+    Plot.text([line], {
+      x: 'value',
+      text: 'name',
+      frameAnchor: 'top',
+      dy: -12,
+      dx: ordered.length === 1 ? 0 : i === 0 ? 3 : -3,
+      textAnchor: ordered.length === 1 ? 'middle' : i === 0 ? 'end' : 'start',
+      fontSize: 12,
+      fill: 'currentColor',
+    }),
+  )
   return svg(label, {
     height: height(rows.length),
     marginLeft: labelWidth,
+    marginRight: 60,
     marginTop: 34,
     marginBottom: 42,
     x: { label: axis, grid: true, nice: true },
@@ -78,18 +118,11 @@ export function intervals(
       type: 'point',
       domain: rows.map(({ name }) => name),
       padding: 0.5,
-      tickFormat: shortened,
+      tickFormat: (name: string) => shortened(name),
     },
     marks: [
       Plot.ruleX(lines, { x: 'value', stroke: quiet, strokeDasharray: '4 3' }),
-      Plot.text(lines, {
-        x: 'value',
-        text: 'name',
-        frameAnchor: 'top',
-        dy: -12,
-        fontSize: 11,
-        fill: 'currentColor',
-      }),
+      ...names,
       Plot.ruleY(bars, {
         y: 'name',
         x1: 'lower',
@@ -115,18 +148,30 @@ export interface Curve {
 
 /** Loss against the part of the training that is done. */
 export function curves(label: string, lines: readonly Curve[]): string {
-  const points = lines.flatMap(({ name, losses }) =>
-    losses.map((loss, i) => ({ name: shortened(name), loss, at: (100 * (i + 1)) / losses.length })),
-  )
-  return svg(label, {
+  const marks = lines.map(({ losses }, i) => {
+    const points = losses.map((loss, k) => ({ loss, at: (100 * (k + 1)) / losses.length }))
+    return Plot.line(points, {
+      x: 'at',
+      y: 'loss',
+      stroke: colorOf(i),
+      strokeDasharray: dashes[strokeOf(i)],
+      strokeWidth: 2,
+    })
+  })
+  const chart = svg(label, {
     height: 300,
     marginLeft: 56,
     marginBottom: 42,
     x: { label: 'part of the training, %' },
     y: { label: 'training loss, nats a token', grid: true, nice: true },
-    color: { legend: true, range: palette, domain: [...new Set(points.map(({ name }) => name))] },
-    marks: [Plot.line(points, { x: 'at', y: 'loss', stroke: 'name', z: 'name', strokeWidth: 2 })],
+    marks,
   })
+  return (
+    legend(
+      lines.map(({ name }) => name),
+      'line',
+    ) + chart
+  )
 }
 
 /** Shares that sum to 1, by row. */
@@ -142,15 +187,22 @@ export function shares(
       value: (100 * value) / total,
     }))
   })
-  return svg(label, {
+  const parts = [...new Set(bars.map(({ part }) => part))]
+  const chart = svg(label, {
     height: height(rows.length),
     marginLeft: labelWidth,
     marginBottom: 42,
     x: { label: 'of the trained tokens, %' },
-    y: { label: null, domain: rows.map(({ name }) => name), padding: 0.25, tickFormat: shortened },
-    color: { legend: true, range: palette, domain: [...new Set(bars.map(({ part }) => part))] },
+    y: {
+      label: null,
+      domain: rows.map(({ name }) => name),
+      padding: 0.25,
+      tickFormat: (name: string) => shortened(name),
+    },
+    color: { domain: parts, range: parts.map((_, i) => colorOf(i)) },
     marks: [Plot.barX(bars, { y: 'name', x: 'value', fill: 'part' })],
   })
+  return legend(parts, 'area') + chart
 }
 
 export interface Cell {
@@ -159,22 +211,45 @@ export interface Cell {
   readonly value: number
 }
 
-/** A table of numbers as shades, which are also written. @param digits after the point */
+/**
+ * A table of numbers as shades, which are also written: of one colour from the least to the most, or where some are below
+ * 0 of two, by how far they are from it.
+ *
+ * @param digits after the point
+ */
 export function matrix(label: string, cells: readonly Cell[], digits = 2): string {
   const rows = [...new Set(cells.map(({ row }) => row))]
+  const columns = [...new Set(cells.map(({ column }) => column))]
+  const marginLeft = 190
+  const letters = Math.floor((width - marginLeft) / Math.max(1, columns.length) / letterWidth)
   return svg(label, {
     height: height(rows.length),
-    marginLeft: labelWidth,
+    marginLeft,
     marginTop: 34,
     padding: 0.06,
-    x: { axis: 'top', label: null, domain: [...new Set(cells.map(({ column }) => column))] },
-    y: { label: null, domain: rows, tickFormat: shortened },
+    x: {
+      axis: 'top',
+      label: null,
+      domain: columns,
+      tickFormat: (name: string) => shortened(name, letters),
+    },
+    y: {
+      label: null,
+      domain: rows,
+      tickFormat: (name: string) => shortened(name, Math.floor(marginLeft / letterWidth)),
+    },
+    opacity: { type: 'identity' },
     marks: [
-      Plot.cell(cells, { x: 'column', y: 'row', fill: accent, fillOpacity: opacityOf(cells) }),
+      Plot.cell(cells, {
+        x: 'column',
+        y: 'row',
+        fill: ({ value }: Cell) => (value < 0 ? opposite : accent),
+        fillOpacity: opacityOf(cells),
+      }),
       Plot.text(cells, {
         x: 'column',
         y: 'row',
-        text: ({ value }: Cell) => value.toFixed(digits),
+        text: ({ value }: Cell) => value.toFixed(digits).replace(/^-(?=[0.]+$)/, ''),
         fill: 'currentColor',
       }),
     ],
@@ -183,6 +258,9 @@ export function matrix(label: string, cells: readonly Cell[], digits = 2): strin
 
 function opacityOf(cells: readonly Cell[]): (cell: Cell) => number {
   const values = cells.map(({ value }) => value)
-  const [least, most] = [Math.min(...values), Math.max(...values)]
-  return ({ value }) => (most > least ? 0.05 + (0.5 * (value - least)) / (most - least) : 0.2)
+  const most = Math.max(...values.map(Math.abs))
+  const least = Math.min(...values)
+  const origin = least < 0 ? 0 : least
+  return ({ value }) =>
+    most > origin ? 0.05 + (0.5 * (Math.abs(value) - origin)) / (most - origin) : 0.2
 }

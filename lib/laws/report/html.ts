@@ -3,20 +3,25 @@ export function escaped(text: string): string {
   return text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`)
 }
 
+/** In letters: a longer cell is not squeezed into a column of single words. */
+const longCell = 20
+
 /** @param rows cells of text; numbers are set to the right */
 export function table(
   head: readonly string[],
   rows: readonly (readonly (string | number)[])[],
 ): string {
-  const cells = (row: readonly (string | number)[], tag: 'th' | 'td') =>
-    row
-      .map(
-        (cell) =>
-          `<${tag}${typeof cell === 'number' ? ' class="number"' : ''}>${escaped(typeof cell === 'number' ? cell.toLocaleString('en') : cell)}</${tag}>`,
-      )
-      .join('')
-  const body = rows.map((row) => `<tr>${cells(row, 'td')}</tr>`).join('\n')
-  return `<div class="scroll"><table><thead><tr>${cells(head, 'th')}</tr></thead><tbody>\n${body}\n</tbody></table></div>`
+  const line = (row: readonly (string | number)[], tag: 'th' | 'td') =>
+    `<tr>${row.map((cell) => tableCell(cell, tag)).join('')}</tr>`
+  const body = rows.map((row) => line(row, 'td')).join('\n')
+  return `<div class="scroll"><table><thead>${line(head, 'th')}</thead><tbody>\n${body}\n</tbody></table></div>`
+}
+
+function tableCell(cell: string | number, tag: 'th' | 'td'): string {
+  if (typeof cell === 'number')
+    return `<${tag} class="number">${cell.toLocaleString('en')}</${tag}>`
+  const style = cell.length > longCell ? ' class="long"' : ''
+  return `<${tag}${style}>${escaped(cell)}</${tag}>`
 }
 
 export const list = (items: readonly string[]) =>
@@ -31,10 +36,13 @@ const style = `
 body { margin: 0 auto; max-width: 940px; padding: 24px; font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); }
 h1 { font-size: 26px; } h2 { margin-top: 44px; border-top: 1px solid var(--line); padding-top: 18px; font-size: 20px; } h3 { font-size: 16px; margin-bottom: 6px; }
 table { border-collapse: collapse; font-size: 13px; } th, td { text-align: left; padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+.long { min-width: 130px; } .number { text-align: right; font-variant-numeric: tabular-nums; }
 .scroll, figure { overflow-x: auto; } figure { margin: 12px 0 20px; } figcaption, .quiet { color: var(--quiet); font-size: 13px; }
-figure svg { max-width: 100%; height: auto; color: var(--text); }
-figure h2 { border: 0; margin: 0; padding: 0; font-size: 14px; }
+/* On a narrow page a chart scrolls rather than have letters that nobody can read. */
+figure svg { display: block; width: 860px; min-width: 700px; max-width: 100%; height: auto; color: var(--text); }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 18px; margin: 0 0 6px; font-size: 13px; }
+.legend i { display: inline-block; width: 22px; margin-right: 6px; vertical-align: middle; }
+details { margin: 8px 0 20px; } summary { cursor: pointer; font-size: 13px; }
 .verdict { display: inline-block; padding: 1px 8px; border-radius: 4px; background: var(--mark); font-weight: 600; }
 `
 

@@ -1,33 +1,36 @@
-import type { Law, ScoreSet } from '../arms/law.js'
+import type { Law } from '../arms/law.js'
 import { type ContrastResult, type LawResult, scoreOf } from '../results.js'
 import type { RunRecord } from '../run-record.js'
-import { logLikelihoodOf } from '../scoring.js'
 import { type Estimate, mean } from '../statistics/index.js'
+import { type ArmWithRuns, costTable, scoredSets, scoreTable } from './arm-tables.js'
 import { curves, intervals, type Row, shares } from './charts.js'
 import { expertFigures } from './experts.js'
 import { escaped, figure, list, table } from './html.js'
+import { between, inPoints, points, significant, wholePoints } from './numbers.js'
 import type { ReportInputs } from './page.js'
-
-const points = (fraction: number) => 100 * fraction
-const shown = (value: number | null) => (value === null ? '–' : points(value).toFixed(2))
-const rounded = (value: number) => Math.round(10 * value) / 10
+import { spread } from './spread.js'
+import { transferFigure } from './transfer-figure.js'
 
 /** Everything about one law: verdict, effects, arms, curves, mixtures. */
 export function lawSection(law: Law, result: LawResult, inputs: ReportInputs): string {
   const runs = inputs.arms.get(law.name)!
   const arms = law.arms.map((arm) => ({ arm, records: runs.get(arm.name) ?? [] }))
   const trained = arms.filter(({ records }) => records.some(({ losses }) => losses.length > 0))
-  const because = result.reason === undefined ? '' : `: ${escaped(result.reason)}`
+  const because = result.reason === undefined ? '' : ` ${escaped(result.reason)}`
   const title = escaped(law.title)
   return [
     `<h2>${title}</h2>`,
     `<p>${escaped(law.claim)}</p>`,
     `<p><span class="verdict">${result.verdict}</span>${because}</p>`,
     effects(law, result, inputs),
-    result.variability ? spread(law, result, inputs) : '',
+    law.variability ? spread(law.variability, result, runs) : '',
     '<h3>Arms</h3>',
     scores(law, arms, inputs),
-    armTable(arms),
+    '<p>Scores in points, corrected for chance, with half of their 90% intervals over seeds and items; the mean over seeds of the worst discipline; and the log-likelihood of the right answer, nats a token.</p>',
+    scoreTable(law, arms, inputs),
+    transferFigure(law, runs, inputs),
+    '<p>What an arm is and what one of its runs cost, without the runs that it goes on from, which are arms of their own; and what was tried to choose its design, learning rate or merge. Arms that share a search each show all of it.</p>',
+    costTable(arms, inputs),
     figure(
       'Learning curves, the mean of an arm’s seeds.',
       curves(`Learning curves of ${law.title}`, trained.map(curveOf)),
@@ -43,8 +46,6 @@ export function lawSection(law: Law, result: LawResult, inputs: ReportInputs): s
     list(law.notes),
   ].join('\n')
 }
-
-type ArmWithRuns = { readonly arm: Law['arms'][number]; readonly records: readonly RunRecord[] }
 
 function effects(law: Law, result: LawResult, { plan }: ReportInputs): string {
   const of = { contrasts: law.contrasts, preconditions: law.preconditions, gates: law.gates }
@@ -65,14 +66,14 @@ function effects(law: Law, result: LawResult, { plan }: ReportInputs): string {
   const rows = all.flatMap(({ one }) => (one.estimate ? [rowOf(one.name, one.estimate)] : []))
   const lines = [
     { name: '0', value: 0 },
-    { name: `${points(plan.delta)}`, value: points(plan.delta) },
+    { name: wholePoints(plan.delta), value: points(plan.delta) },
   ]
   const numbers = all.map(({ one: { name, estimate }, title, says }) => [
     name,
     title,
-    shown(estimate?.estimate ?? null),
-    `${shown(estimate?.lower ?? null)} to ${shown(estimate?.upper ?? null)}`,
-    estimate?.p == null ? '–' : estimate.p.toPrecision(2),
+    inPoints(estimate?.estimate ?? null),
+    between(estimate?.lower ?? null, estimate?.upper ?? null),
+    significant(estimate?.p ?? null),
     says,
   ])
   return [
@@ -111,13 +112,9 @@ function rowOf(name: string, { estimate, lower, upper, seeds }: Estimate): Row {
 }
 
 /** Every seed of every arm on the law's sets, against the base and chance. */
-function scores(law: Law, arms: readonly ArmWithRuns[], { data, base }: ReportInputs): string {
-  const disciplines = data.disciplines.map(({ name }) => name)
-  const sets: [string, ScoreSet][] = [['all disciplines', disciplines]]
-  if (law.name === 'align')
-    for (const set of ['cross', 'instructions', 'general'] as const)
-      if (data.sets.has(set)) sets.push([set, set])
-  return sets
+function scores(law: Law, arms: readonly ArmWithRuns[], inputs: ReportInputs): string {
+  const { data, base } = inputs
+  return scoredSets(law, inputs)
     .map(([name, on]) => {
       const rows = arms.flatMap(({ arm, records }): Row[] => {
         const values = records.flatMap((run) => scoreOf(run, on, data) ?? [])
@@ -149,53 +146,6 @@ function scores(law: Law, arms: readonly ArmWithRuns[], { data, base }: ReportIn
     .join('\n')
 }
 
-function armTable(arms: readonly ArmWithRuns[]): string {
-  const rows = arms.map(({ arm, records }) => {
-    const average = (value: (run: RunRecord) => number) =>
-      records.length > 0 ? mean(records.map(value)) : 0
-    return [
-      arm.name,
-      arm.title,
-      records.length,
-      Math.round(average(({ tokens }) => tokens)),
-      Math.round(average(({ steps }) => steps)),
-      Math.round(average(({ parameters }) => parameters)),
-      rounded(average(({ seconds }) => seconds)),
-      designOf(records),
-      records.filter(({ status }) => status === 'failed').length,
-      records.filter(({ status }) => status === 'diverged').length,
-    ]
-  })
-  const head = [
-    'Arm',
-    'What it is',
-    'Runs',
-    'Tokens',
-    'Steps',
-    'Parameters',
-    'Seconds',
-    'Design',
-    'Failed',
-    'Diverged',
-  ]
-  return table(head, rows)
-}
-
-function designOf([run]: readonly RunRecord[]): string {
-  if (run === undefined || run.design.kind === 'base') return ''
-  if (run.design.kind === 'chat-vector') return `chat vector, weight ${run.design.weight}`
-  if (run.design.kind === 'merge') {
-    const weights = [...new Set(run.design.weights)]
-    return `${run.design.operator}, weight ${weights.join(', ')}`
-  }
-  const { learningRate, method } = run.design
-  const { rank, ...rest } = method
-  const { alpha, dropout, targets } = rest as Readonly<Record<string, unknown>>
-  const where = Array.isArray(targets) ? `, ${targets.join(' ')}` : ''
-  const dropped = typeof dropout === 'number' && dropout > 0 ? `, dropout ${dropout}` : ''
-  return `rank ${rank}, alpha ${String(alpha)}, learning rate ${learningRate}${dropped}${where}`
-}
-
 function curveOf({ arm, records }: ArmWithRuns) {
   const all = records.map(({ losses }) => losses).filter((losses) => losses.length > 0)
   const length = Math.min(...all.map((losses) => losses.length))
@@ -210,44 +160,4 @@ function totals(records: readonly RunRecord[]): Record<string, number> {
   for (const { mixture } of records)
     for (const [name, count] of Object.entries(mixture)) sums[name] = (sums[name] ?? 0) + count
   return sums
-}
-
-/** Every run's log-likelihood, one over all disciplines against one over each. */
-function spread(law: Law, { variability }: LawResult, { arms }: ReportInputs): string {
-  const { multi, singles } = law.variability!
-  const runs = arms.get(law.name)!
-  const { ratio, lower, upper, p, byDiscipline } = variability!
-  const rows = Object.entries(singles).flatMap(([name, single]) =>
-    (
-      [
-        ['multi', multi],
-        ['single', single],
-      ] as const
-    ).map(([of, arm]): Row => {
-      const values = (runs.get(arm) ?? []).map(
-        // There is no result where one of them is not finite.
-        ({ sets }) => logLikelihoodOf(sets[`test ${name}`])!,
-      )
-      return {
-        name: `${name}, ${of}`,
-        points: values,
-        estimate: mean(values),
-        lower: null,
-        upper: null,
-      }
-    }),
-  )
-  const number = (value: number | null) => (value === null ? '–' : value.toPrecision(3))
-  return [
-    '<h3>Spread</h3>',
-    `<p>Mean absolute deviation from the median, multi over single: <b>${number(ratio)}</b>, 90% interval ${number(lower)} to ${number(upper)}, p ${number(p)}.</p>`,
-    figure(
-      'Log-likelihood of the right answer per token: every run is a ring.',
-      intervals('Spread of runs', 'nats a token', rows, []),
-    ),
-    table(
-      ['Discipline', 'Ratio'],
-      Object.keys(singles).map((name, i) => [name, Math.round(100 * byDiscipline[i]) / 100]),
-    ),
-  ].join('\n')
 }

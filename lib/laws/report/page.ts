@@ -1,4 +1,5 @@
 import type { LawName } from '../arms/law.js'
+import type { DeviceInfo } from '../../device.js'
 import { planHash, type StudyPlan } from '../plan.js'
 import type { ArmRuns, LawResult } from '../results.js'
 import type { RunRecord } from '../run-record.js'
@@ -6,6 +7,7 @@ import type { StudyConfig } from '../study-config.js'
 import type { StudyData } from '../study-data.js'
 import { list, page, table } from './html.js'
 import { lawSection } from './law-section.js'
+import { significant, wholePoints } from './numbers.js'
 
 export interface ReportInputs {
   readonly config: StudyConfig
@@ -17,6 +19,8 @@ export interface ReportInputs {
   readonly records: readonly RunRecord[]
   /** The model as it is. */
   readonly base: RunRecord
+  /** Where the study was run, or ended. */
+  readonly device: Pick<DeviceInfo, 'name' | 'instructionSet' | 'threads'>
 }
 
 const limits = [
@@ -30,20 +34,20 @@ const limits = [
 
 /** report.html. */
 export function reportPage(inputs: ReportInputs): string {
-  const { config, plan, data, laws, records } = inputs
+  const { config, plan, data, laws, records, device } = inputs
   const seconds = records.reduce((sum, run) => sum + run.seconds, 0)
   const tokens = records.reduce((sum, run) => sum + run.tokens, 0)
   const count = (status: RunRecord['status']) =>
     records.filter((run) => run.status === status).length
   const verdicts = plan.laws.map((law, i) => {
     const { verdict, reason = '', p, adjustedP, failed, diverged } = laws[i]
-    const shown = (value: number | null) => (value === null ? '–' : value.toPrecision(2))
-    return [law.title, verdict, shown(p), shown(adjustedP), failed, diverged, reason]
+    return [law.title, verdict, significant(p), significant(adjustedP), failed, diverged, reason]
   })
   const facts: [string, string | number][] = [
     ['Model', config.model],
+    ['Device', `${device.name}, ${device.instructionSet}, ${device.threads} threads`],
     ['Plan (SHA-256)', planHash(plan)],
-    ['Smallest difference that matters', `${100 * plan.delta} points`],
+    ['Smallest difference that matters', `${wholePoints(plan.delta)} points`],
     ['Seeds of an arm', plan.seeds.length],
     ['Runs of a condition of variability', plan.variabilitySeeds.length],
     ['Tokens of a run', plan.size.tokens],

@@ -1,0 +1,2 @@
+export { reportPage } from './page.js'
+export { summaryMarkdown } from './summary.js'
