@@ -113,20 +113,10 @@ pl_status Device::open(const pl_device_options& options) {
                  "mapping memory");
   if (status.code != PL_OK) return status;
 
-  heap_ = std::make_unique<Heap>(
-      budget,
-      [this](void* base, size_t) {
-        push_always(*this, [this, base](const pl_status&) { cudaFreeAsync(base, handle_); });
-      },
-      Heap::Source{[this](size_t bytes) -> void* {
-                     void* base = nullptr;
-                     cudaSetDevice(index);
-                     if (cudaMallocFromPoolAsync(&base, bytes, pool_, handle_) == cudaSuccess)
-                       return base;
-                     cudaGetLastError();
-                     return nullptr;
-                   },
-                   [this](void* base, size_t) { cudaFreeAsync(base, handle_); }});
+  status = check(cudaStreamCreateWithFlags(&memory_stream_, cudaStreamNonBlocking),
+                 "making a stream for memory");
+  if (status.code != PL_OK) return status;
+  heap_ = make_heap(budget, nullptr);
   status = queue.start(
       [this]() -> pl_status {
         return status_of(cudaSetDevice(index), "opening the device on its thread");
@@ -139,6 +129,24 @@ pl_status Device::open(const pl_device_options& options) {
     return make_status(PL_DEVICE, "the device's thread could not be started: %s", error.what());
   }
   return ok_status();
+}
+
+std::unique_ptr<Heap> Device::make_heap(uint64_t budget, Heap* lender) {
+  const auto map = [this](size_t bytes) -> void* {
+    void* base = nullptr;
+    cudaSetDevice(index);
+    if (cudaMallocFromPoolAsync(&base, bytes, pool_, memory_stream_) == cudaSuccess &&
+        cudaStreamSynchronize(memory_stream_) == cudaSuccess)
+      return base;
+    cudaGetLastError();
+    return nullptr;
+  };
+  // Of what nothing queued can still touch; otherwise a region goes in the order of the queue.
+  const auto unmap = [this](void* base, size_t) { cudaFreeAsync(base, memory_stream_); };
+  const auto retire = [this](void* base, size_t) {
+    push_always(*this, [this, base](const pl_status&) { cudaFreeAsync(base, handle_); });
+  };
+  return std::make_unique<Heap>(budget, retire, Heap::Source{map, unmap}, lender);
 }
 
 void Device::close() {
@@ -158,12 +166,14 @@ Device::~Device() {
   cudaSetDevice(index);
   cudaStreamSynchronize(handle_);
   for (const auto& entry : weights) delete entry.first;
+  recorder.close();
   heap_.reset();
-  cudaStreamSynchronize(handle_);
+  if (memory_stream_) cudaStreamSynchronize(memory_stream_);
   if (pool_) cudaMemPoolDestroy(pool_);
   for (auto& events : events_)
     for (cudaEvent_t event : events) cudaEventDestroy(event);
   cudaStreamDestroy(handle_);
+  if (memory_stream_) cudaStreamDestroy(memory_stream_);
   if (failure_) cudaFreeHost(failure_);
   cudaGetLastError();
 }
@@ -280,16 +290,19 @@ void describe(pl_stream* stream, pl_device_info* info) {
   std::snprintf(known.instruction_set, sizeof known.instruction_set, "sm_%d", self.architecture());
   const Heap::Usage usage = self.heap().usage();
   known.memory_budget = usage.budget;
-  known.memory_used = usage.used;
+  known.memory_used = usage.used + self.recorder.used();
   known.memory_reserved = usage.reserved;
   known.memory_peak = usage.peak;
   known.queue_depth = self.queue.depth() + self.unfinished();
+  known.replays = self.replays.load(std::memory_order_relaxed);
+  known.graph_replays = self.graph_replays.load(std::memory_order_relaxed);
   std::memcpy(static_cast<void*>(info), &known,
               info->size < sizeof known ? info->size : sizeof known);
 }
 
 pl_status callback(pl_stream* stream, pl_host_callback function, void* user) {
   Device& self = device_of(stream);
+  if (self.recorder.is_recording()) return not_recordable("a callback");
   return push(self, [&self, function, user](const pl_status& status) {
     if (status.code != PL_OK) {
       // The queue is closed: in order, behind what the completion thread still has.

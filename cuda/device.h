@@ -24,6 +24,7 @@
 #include "cuda/stream.h"
 #include "runtime/heap.h"
 #include "runtime/queue.h"
+#include "runtime/recorder.h"
 #include "runtime/status.h"
 
 namespace polylora::cuda {
@@ -80,7 +81,22 @@ class Device final : public Stream {
   }
   cudaError_t noted() const { return noted_; }
 
+  // On the queue's thread: what operations launch goes into a graph, or turns out not to.
+  void begin_capture() {
+    is_capturing_ = true;
+    is_refused_ = false;
+  }
+  bool is_capturing() const { return is_capturing_; }
+  void refuse_capture() { is_refused_ = true; }
+  // Whether all of it went in.
+  bool end_capture() {
+    is_capturing_ = false;
+    return !is_refused_;
+  }
+
   Heap& heap() { return *heap_; }
+  // For what is recorded, another one.
+  std::unique_ptr<Heap> make_heap(uint64_t budget, Heap* lender);
   // Completions that are still to come.
   uint64_t unfinished() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -89,6 +105,8 @@ class Device final : public Stream {
 
   int index = 0;
   Queue queue{kQueueCapacity};
+  Recorder<Heap> recorder;
+  std::atomic<uint64_t> replays{0}, graph_replays{0};
   Staging staging;
   std::mutex weights_mutex;
   std::unordered_map<pl_weight*, void*> weights;
@@ -113,7 +131,10 @@ class Device final : public Stream {
   void complete();
   void look_for_failure();
 
+  bool is_capturing_ = false, is_refused_ = false;
   cudaMemPool_t pool_ = nullptr;
+  // Memory is taken on a stream of its own, at any time: handle_ may be in a capture.
+  cudaStream_t memory_stream_ = nullptr;
   std::unique_ptr<Heap> heap_;
   Failure* failure_ = nullptr;  // the host's address
 
@@ -165,7 +186,7 @@ inline pl_status worse(const pl_status& queue, Device& device) {
   return queue.code != PL_OK ? queue : device.state();
 }
 
-// ---- The table's entries (src/kernels.h), in device.cu and memory.cu
+// ---- The table's entries (src/kernels.h), in device.cu, memory.cu and recording.cu
 
 // Why there is no device to open; PL_OK if there is one.
 pl_status probe_driver();
@@ -186,5 +207,10 @@ pl_status copy_to_host(pl_stream* stream, void* host, const void* data, uint64_t
 pl_status weight_create(pl_stream* stream, const pl_weight_options* options, pl_weight** out);
 void weight_release(pl_stream* stream, pl_weight* weight);
 void weight_describe(const pl_weight* weight, pl_weight_options* options, uint64_t* bytes);
+
+pl_status recording_begin(pl_stream* stream);
+pl_status recording_end(pl_stream* stream, pl_recording** recording);
+pl_status recording_replay(pl_stream* stream, pl_recording* recording);
+void recording_release(pl_stream* stream, pl_recording* recording);
 
 }  // namespace polylora::cuda

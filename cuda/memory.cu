@@ -15,6 +15,15 @@ namespace {
 
 #ifdef POLYLORA_CUDA_EMULATED
 constexpr uint64_t kGuardBytes = 64;  // behind every block, watched by the emulator
+
+// In the order of the queue, or with every replay.
+template <class Body>
+void note_block(Device& device, Body body) {
+  if (device.recorder.is_recording())
+    device.recorder.add(std::make_unique<Always<Body>>(std::move(body)));
+  else
+    push_always(device, std::move(body));
+}
 #else
 constexpr uint64_t kGuardBytes = 0;
 #endif
@@ -23,10 +32,11 @@ constexpr uint64_t kGuardBytes = 0;
 
 pl_status allocate(pl_stream* stream, uint64_t bytes, void** data) {
   Device& self = device_of(stream);
-  const pl_status status = self.heap().allocate(bytes + kGuardBytes, data);
+  Heap& heap = self.recorder.is_recording() ? self.recorder.heap() : self.heap();
+  const pl_status status = heap.allocate(bytes + kGuardBytes, data);
 #ifdef POLYLORA_CUDA_EMULATED
   if (status.code == PL_OK)
-    push_always(self, [&self, block = *data, bytes](const pl_status&) {
+    note_block(self, [&self, block = *data, bytes](const pl_status&) {
       emulator::block_allocated(self.handle(), block, bytes, kGuardBytes);
     });
 #endif
@@ -36,10 +46,15 @@ pl_status allocate(pl_stream* stream, uint64_t bytes, void** data) {
 void release(pl_stream* stream, void* data) {
   Device& self = device_of(stream);
 #ifdef POLYLORA_CUDA_EMULATED
-  push_always(self,
-              [&self, data](const pl_status&) { emulator::block_released(self.handle(), data); });
+  const auto body = [&self, data](const pl_status&) {
+    emulator::block_released(self.handle(), data);
+  };
+  if (self.recorder.is_recording() && self.recorder.heap().owns(data))
+    note_block(self, body);
+  else
+    push_always(self, body);
 #endif
-  self.heap().release(data);
+  if (!self.recorder.release(data)) self.heap().release(data);
 }
 
 void trim(pl_stream* stream) {
@@ -50,6 +65,7 @@ void trim(pl_stream* stream) {
 pl_status copy_from_host(pl_stream* stream, void* data, const void* host, uint64_t bytes) {
   if (bytes == 0) return ok_status();
   Device& self = device_of(stream);
+  if (self.recorder.is_recording()) return not_recordable("a copy from the host");
   const Staging::Buffer buffer = self.staging.take(bytes);
   if (!buffer.data)
     return make_status(PL_OUT_OF_MEMORY, "the system refused %s of pinned memory for a copy",
@@ -70,6 +86,7 @@ pl_status copy_from_host(pl_stream* stream, void* data, const void* host, uint64
 pl_status copy_to_host(pl_stream* stream, void* host, const void* data, uint64_t bytes) {
   if (bytes == 0) return ok_status();
   Device& self = device_of(stream);
+  if (self.recorder.is_recording()) return not_recordable("a copy to the host");
   return push(self, [&self, host, data, bytes](const pl_status& status) {
     if (worse(status, self).code != PL_OK) return;
     const Staging::Buffer buffer = self.staging.take(bytes);
@@ -92,6 +109,7 @@ pl_status weight_create(pl_stream* stream, const pl_weight_options* options, pl_
   *out = nullptr;
   if (pl_status status = check::check_weight_options(options); status.code != PL_OK) return status;
   Device& self = device_of(stream);
+  if (self.recorder.is_recording()) return not_recordable("a new weight");
   const uint64_t bytes = weight_bytes(*options);
   void* memory;
   pl_status status = allocate(stream, bytes, &memory);

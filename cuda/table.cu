@@ -28,7 +28,7 @@ struct Operation final : Task {
 
   void execute(const pl_status& status) override {
     if (worse(status, device).code != PL_OK) return;
-    const bool timed = device.profiling.load(std::memory_order_relaxed);
+    const bool timed = device.profiling.load(std::memory_order_relaxed) && !device.is_capturing();
     cudaEvent_t begin = nullptr, end = nullptr;
     if (timed) {
       begin = device.take_event(true);
@@ -37,8 +37,10 @@ struct Operation final : Task {
     }
     device.begin_operation(kOperationNames[operation]);
     run(device, owned.args);
-    if (device.noted() != cudaSuccess)
+    if (device.noted() != cudaSuccess) {
+      if (device.is_capturing()) return device.refuse_capture();
       device.fail(status_of(device.noted(), kOperationNames[operation]));
+    }
     if (!timed) return;
     cudaEventRecord(end, device.handle());
     Device& self = device;
@@ -72,7 +74,10 @@ pl_status enqueue(pl_stream* stream, pl_operation operation, void (*run)(Stream&
     if (!known_fields(args, &known))
       return make_status(PL_ARGUMENT, "the operation's struct is missing or has no size");
     Device& device = device_of(stream);
-    return device.queue.push(std::make_unique<Operation<Args>>(device, operation, run, known));
+    auto task = std::make_unique<Operation<Args>>(device, operation, run, known);
+    if (!device.recorder.is_recording()) return device.queue.push(std::move(task));
+    device.recorder.add(std::move(task));
+    return ok_status();
   } catch (const std::bad_alloc&) {
     return make_status(PL_OUT_OF_MEMORY, "the system refused memory for the device's queue");
   }
@@ -131,6 +136,9 @@ extern "C" __attribute__((visibility("default"))) const pl_device_table* polylor
 #define PL_ENTRY(name) enqueue_##name,
                                         PL_OPERATIONS(PL_ENTRY)
 #undef PL_ENTRY
-  };
+                                            recording_begin,
+                                        recording_end,
+                                        recording_replay,
+                                        recording_release};
   return &table;
 }

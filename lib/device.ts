@@ -1,10 +1,11 @@
-import { DisposedError } from './errors.js'
+import { DeviceError, DisposedError } from './errors.js'
 import {
   loadNative,
   type DeviceInfo,
   type DeviceOptions,
   type DType,
   type NativeDevice,
+  type NativeRecording,
   type NativeTensor,
   type OperationTime,
 } from './native.js'
@@ -30,6 +31,8 @@ export function backends(): Backend[] {
  */
 export class Device {
   readonly kind: string
+  /** Whether `record` may record. */
+  readonly #records: boolean
   readonly #native: NativeDevice
   readonly #addon = loadNative()
   #closing: Promise<void> | null = null
@@ -37,6 +40,7 @@ export class Device {
   private constructor(kind: string, options: DeviceOptions) {
     this.kind = kind
     this.#native = this.#addon.openDevice(kind, options)
+    this.#records = (options as DeviceOptions | null)?.recordings ?? true
   }
 
   /**
@@ -70,6 +74,29 @@ export class Device {
    */
   run(operation: string, args: object): void {
     this.#addon.run(this.native, operation, args)
+  }
+
+  /**
+   * Records what `body` queues instead of queueing it, for a step that will come again with the same shapes: a replay
+   * skips what JavaScript does for it, and on CUDA is one launch of a graph. Tensors that `body` makes must end in it;
+   * what they and its operations use otherwise is kept alive. What changes from replay to replay has to be in tensors,
+   * written before.
+   *
+   * @returns null if recordings are off, or if something in `body` cannot be recorded (a write, a read): then nothing
+   *   was queued, and `body` must run as usual
+   * @throws what `body` throws, and ArgumentError if a tensor that it made outlives it
+   */
+  record(body: () => void): Recording | null {
+    if (!this.#records || !this.#addon.beginRecording(this.native)) return null
+    try {
+      body()
+    } catch (error) {
+      this.#addon.endRecording(this.native, false)
+      if (error instanceof DeviceError && error.details.unsupported === 1) return null
+      throw error
+    }
+    const native = this.#addon.endRecording(this.native, true)
+    return native ? new Recording(native) : null
   }
 
   /** Memory with undefined contents, for `Tensor`. @throws OutOfMemoryError if the budget would be exceeded */
@@ -106,6 +133,30 @@ export class Device {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close()
+  }
+}
+
+/** Operations of a device that were put together once ({@link Device.record}). Whoever made it disposes of it. */
+export class Recording {
+  readonly #native: NativeRecording
+
+  /** @internal */
+  constructor(native: NativeRecording) {
+    this.#native = native
+  }
+
+  /** Queues all of it. @throws DisposedError */
+  replay(): void {
+    loadNative().replayRecording(this.#native)
+  }
+
+  /** Replays that are queued still run. Idempotent. */
+  dispose(): void {
+    loadNative().disposeRecording(this.#native)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
   }
 }
 

@@ -1,6 +1,6 @@
 export * from './errors.js'
 export { Device, backends, openDevice } from './device.js'
-export type { Backend, DeviceInfo, DeviceOptions } from './device.js'
+export type { Backend, DeviceInfo, DeviceOptions, Recording } from './device.js'
 export { Model, type ModelOptions } from './model.js'
 export { lora } from './adapters/declaration.js'
 export { dora, hydraLora, loraMoe, mtlLora, olora, pissa } from './adapters/kinds.js'

@@ -8,6 +8,7 @@ import { DeviceError, errorFromCode, type PolyloraErrorName, errorCodes } from '
 declare const tensorBrand: unique symbol
 declare const weightBrand: unique symbol
 declare const deviceBrand: unique symbol
+declare const recordingBrand: unique symbol
 declare const fileBrand: unique symbol
 declare const lockBrand: unique symbol
 
@@ -21,6 +22,10 @@ export interface NativeWeight {
 }
 export interface NativeDevice {
   readonly [deviceBrand]: true
+}
+/** Operations to be queued again as a whole; it keeps alive what they read and write. */
+export interface NativeRecording {
+  readonly [recordingBrand]: true
 }
 /** An opened safetensors file whose header has been validated. */
 export interface NativeFile {
@@ -40,6 +45,8 @@ export interface DeviceOptions {
   instructionSet?: string
   /** Bytes; default: what the cgroup or the machine leaves. */
   memoryBudget?: number
+  /** Whether steps whose shapes stay the same are put together once and replayed; default true. Results are the same. */
+  recordings?: boolean
 }
 
 export interface DeviceInfo {
@@ -52,6 +59,9 @@ export interface DeviceInfo {
   memoryReserved: number
   memoryPeak: number
   queueDepth: number
+  /** Replays of recordings that have run, and those of them that were one launch of a CUDA graph. */
+  replays: number
+  graphReplays: number
 }
 
 export interface OperationTime {
@@ -118,6 +128,15 @@ export interface NativeAddon {
 
   /** Queues one operation of src/kernels.h; fields are the struct's in camelCase; optional ones null or absent. */
   run(device: NativeDevice, operation: string, args: object): void
+
+  /** From here on operations are kept instead of queued; false: this device cannot, and nothing changes. */
+  beginRecording(device: NativeDevice): boolean
+  /** Undefined without `keeps`, or where something was asked for that cannot be recorded: it is dropped. Refused if a tensor that was made meanwhile is still there. */
+  endRecording(device: NativeDevice, keeps: boolean): NativeRecording | undefined
+  /** Queues all of it as one operation. */
+  replayRecording(recording: NativeRecording): void
+  /** Idempotent. Replays already queued still run. */
+  disposeRecording(recording: NativeRecording): void
 
   openSafetensors(path: string): Promise<NativeFile>
   safetensorsEntries(file: NativeFile): {

@@ -13,7 +13,7 @@
  * - Outputs and scratch are the caller's. `workspace(stream, operation, args)` is the number of
  * bytes of scratch an operation wants; the caller puts it in header.workspace.
  * - What changes between steps (learning rate, step, dropout step, gradient scale, skip flag,
- * cumulative lengths) is read from device memory, so that a step can be captured as a graph.
+ * cumulative lengths) is read from device memory, so that a step can be recorded and replayed.
  * - Outputs are overwritten unless the struct's comment says "accumulates".
  * - Entries and fields are appended, never reordered; a struct's size says which fields its writer
  * knew.
@@ -69,6 +69,7 @@ typedef struct pl_tensor {
 typedef struct pl_stream pl_stream; /* a device with its one queue */
 typedef struct pl_weight
     pl_weight; /* a [rows, columns] matrix in the layout and format the device likes best */
+typedef struct pl_recording pl_recording; /* operations to be queued again as a whole */
 
 typedef struct pl_header {
   uint32_t size; /* sizeof of the whole struct */
@@ -692,6 +693,8 @@ typedef struct pl_device_info {
   uint64_t memory_reserved; /* used, and what is cached for reuse */
   uint64_t memory_peak;     /* of memory_used */
   uint64_t queue_depth;     /* operations not finished */
+  uint64_t replays;         /* of recordings, that have run */
+  uint64_t graph_replays;   /* of these, by one launch of a graph */
 } pl_device_info;
 
 typedef struct pl_weight_options {
@@ -748,6 +751,22 @@ typedef struct pl_device_table {
 #define PL_ENTRY(name) pl_status (*name)(pl_stream * stream, const pl_##name##_args* args);
   PL_OPERATIONS(PL_ENTRY)
 #undef PL_ENTRY
+
+  /* Recordings: a step whose shapes stay the same is put together once. Between begin and end the
+   * operations of the calling thread are kept instead of queued. What it allocates meanwhile is the
+   * recording's, and must have been released by the end; nobody else is given that memory as long
+   * as the recording lives. Copies from and to the host, callbacks and new weights are refused with
+   * PL_UNSUPPORTED. One thread records at a time.
+   *
+   * replay() queues all of it as one; every other memory that the operations name must live until
+   * the recording is released, which is in stream order. CUDA makes a graph of it at the first
+   * replay, or, where something in it does not go into a graph, launches its operations one by one.
+   */
+  pl_status (*recording_begin)(pl_stream* stream);
+  /* Null for `recording`: what was kept is dropped. */
+  pl_status (*recording_end)(pl_stream* stream, pl_recording** recording);
+  pl_status (*recording_replay)(pl_stream* stream, pl_recording* recording);
+  void (*recording_release)(pl_stream* stream, pl_recording* recording);
 } pl_device_table;
 
 /* Shape, dtype and stride checks, the same for all devices (src/checks). They read nothing but the

@@ -114,6 +114,7 @@ describe('device', () => {
       [{ memoryBudget: 0 }, /memoryBudget is 0/],
       [{ memoryBudget: -1 }, /memoryBudget is -1/],
       [{ memoryBudget: NaN }, /memoryBudget is NaN|memoryBudget is nan/],
+      [{ recordings: 'no' }, /recordings is "no"/],
       [{ index: 1 }, /index is 1; there is one CPU device/],
       [{ thread: 2 }, /no field "thread"; allowed are index, threads/],
       [7, /options is 7/],

@@ -78,10 +78,9 @@ function cpuVariants(): DeviceVariant[] {
   }))
 }
 
-// Other files build on whole models, and their tests on each other: they join when the device has all operations.
-function isForEmulator(file: string | undefined): boolean {
-  return /\/test\/(ops\/.*|tensor|autograd)\.test\.ts$/.test(file ?? '')
-}
+/** Its operations, and enough of whole models; other files take too long there and add nothing about kernels. */
+const emulatedFiles =
+  /\/test\/(ops\/.*|(models\/decoder|generate\/decode|train\/replay|tensor|autograd|recording)\.test\.ts)$/
 
 let runningTest: Mocha.Test | undefined
 
@@ -130,8 +129,10 @@ export function forEachDevice(
     )
     for (const variant of variants)
       describe(`on ${variant.name}`, () => {
-        if (variant.kind === 'cuda-emulated' && !isForEmulator(file)) {
-          it('(skipped: the cuda-emulated device lacks operations of whole models)')
+        if (variant.kind === 'cuda-emulated' && !emulatedFiles.test(file ?? '')) {
+          it(
+            '(skipped: whole models take long in the emulator, which runs those of decoder.test.ts)',
+          )
           return
         }
         let device: Device | null = null

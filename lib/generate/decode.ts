@@ -1,10 +1,9 @@
 import { ArgumentError } from '../errors.js'
 import type { Decoder, LowRankSource } from '../models/index.js'
 import type { KeyValueCache } from '../ops/attention.js'
-import { logits } from '../ops/logits.js'
-import { sampleTokens, type SamplingOptions } from '../ops/sample.js'
-import { scope } from '../scope.js'
-import { Tensor, vector } from '../tensor.js'
+import type { SamplingOptions } from '../ops/sample.js'
+import { Tensor } from '../tensor.js'
+import { type PendingTokens, Steps } from './steps.js'
 
 export interface DecodeOptions extends SamplingOptions {
   /** Most tokens to add to a prompt; default 256. */
@@ -46,6 +45,7 @@ export async function* decode(
     Math.max(0, ...prompts.map((prompt) => prompt.length)) + maxTokens,
   )
   const owned: Tensor[] = []
+  let steps: Steps | null = null
   const empty = () => {
     const shape = [prompts.length, capacity, config.numKeyValueHeads, config.headDim]
     const tensor = Tensor.empty(device, shape)
@@ -56,11 +56,12 @@ export async function* decode(
     const caches: KeyValueCache[] = []
     for (let layer = 0; layer < config.numLayers; layer++)
       caches.push({ keys: empty(), values: empty() })
+    steps = new Steps(decoder, adapter, caches, capacity, options)
     const lengths = prompts.map((prompt) => prompt.length)
-    let pending = prompts.map((tokens, index) => ({ index, tokens, position: 0 }))
+    let pending: PendingTokens[] = prompts.map((tokens, index) => ({ index, tokens, position: 0 }))
     for (let count = 0; pending.length > 0; count++) {
       options.signal?.throwIfAborted()
-      const tokens = await nextTokens(decoder, adapter, caches, pending, options)
+      const tokens = await steps.next(pending)
       const step = pending.map(({ index }, i): DecodedToken => {
         const token = tokens[i]
         if (stopTokens.has(token)) return { index, token: null, finishReason: 'stop' }
@@ -75,62 +76,8 @@ export async function* decode(
       )
     }
   } finally {
+    steps?.dispose()
     for (const tensor of owned) tensor.release()
-  }
-}
-
-/** Runs the pending tokens of every live sequence through the model and draws one token for each. */
-async function nextTokens(
-  decoder: Decoder,
-  adapter: LowRankSource | null,
-  caches: readonly KeyValueCache[],
-  pending: readonly { index: number; tokens: Int32Array; position: number }[],
-  options: SamplingOptions,
-): Promise<Int32Array> {
-  const { device } = decoder
-  const size = pending.reduce((sum, { tokens }) => sum + tokens.length, 0)
-  const inputIds = new Int32Array(size)
-  const positions = new Int32Array(size)
-  const rowSequence = new Int32Array(size)
-  const lastRows = new Int32Array(pending.length)
-  const lastPositions = new Int32Array(pending.length)
-  let row = 0
-  pending.forEach(({ index, tokens, position }, i) => {
-    inputIds.set(tokens, row)
-    for (let t = 0; t < tokens.length; t++) {
-      positions[row] = position + t
-      rowSequence[row++] = index
-    }
-    lastRows[i] = row - 1
-    lastPositions[i] = position + tokens.length
-  })
-  const tokens = scope(() => {
-    const pass = { device, tape: null, dropout: null }
-    const hidden = decoder.forward(
-      pass,
-      {
-        inputIds: vector(device, inputIds),
-        positions: vector(device, positions),
-        numPositions: Math.max(...lastPositions),
-        sequences: { caches, rowSequence: vector(device, rowSequence) },
-      },
-      adapter,
-    )
-    const rows = vector(device, lastRows)
-    return sampleTokens(
-      logits(pass, hidden, rows, decoder.weights.head),
-      vector(
-        device,
-        Int32Array.from(pending, ({ index }) => index),
-      ),
-      vector(device, lastPositions),
-      options,
-    )
-  })
-  try {
-    return await tokens.readInts()
-  } finally {
-    tokens.release()
   }
 }
 

@@ -1,4 +1,4 @@
-import { Tensor, vector } from '../tensor.js'
+import { Tensor } from '../tensor.js'
 
 /** How the next token is drawn. */
 export interface SamplingOptions {
@@ -30,12 +30,11 @@ export function sampleTokens(
   const { device } = logits
   const size = logits.shape[0]
   const tokens = Tensor.empty(device, [size], 'i32')
-  const repeat = (value: number) => vector(device, new Float32Array(size).fill(value))
   device.run('sample', {
     logits: logits.native,
-    temperature: repeat(temperature).native,
-    topK: vector(device, new Int32Array(size).fill(topK)).native,
-    topP: repeat(topP).native,
+    temperature: Tensor.full(device, [size], temperature).native,
+    topK: Tensor.full(device, [size], topK, 'i32').native,
+    topP: Tensor.full(device, [size], topP).native,
     sample: sample.native,
     position: position.native,
     seed: BigInt(seed),

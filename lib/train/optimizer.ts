@@ -1,5 +1,6 @@
 import type { TrainedParameter } from '../adapters/adapter.js'
 import type { Device } from '../device.js'
+import { Repeated } from '../repeated.js'
 import { Scope, scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 
@@ -35,6 +36,8 @@ export class AdamW {
   readonly #updateNumber: Tensor
   /** f32 [3]: gradient norm, clip factor, whether all was finite. */
   readonly #norm: Tensor
+  /** What is the same in every step. */
+  readonly #update: Repeated
   /** Updates made so far; skipped steps do not count. */
   updates = 0
 
@@ -54,6 +57,7 @@ export class AdamW {
     this.#learningRate = Scope.detach(Tensor.empty(device, [1]))
     this.#updateNumber = Scope.detach(Tensor.empty(device, [1], 'i32'))
     this.#norm = Scope.detach(Tensor.empty(device, [3]))
+    this.#update = new Repeated(device, () => scope(() => this.#queueUpdate()))
   }
 
   /**
@@ -72,17 +76,21 @@ export class AdamW {
   }
 
   #queue(factor: number, losses: Tensor): void {
-    const device = this.#device
-    const { betas, epsilon, weightDecay, learningRate, gradientClipping } = this.#options
+    const { learningRate, gradientClipping } = this.#options
     this.#learningRate.write(Float32Array.of(learningRate * factor))
     this.#updateNumber.write(Int32Array.of(this.updates + 1))
-    device.run('gradient_norm', {
+    this.#device.run('gradient_norm', {
       gradients: this.#states.map((state) => state.gradient.native),
       maxNorm: gradientClipping,
       watched: losses.native,
       result: this.#norm.native,
     })
-    device.run('adamw', {
+    this.#update.run()
+  }
+
+  #queueUpdate(): void {
+    const { betas, epsilon, weightDecay } = this.#options
+    this.#device.run('adamw', {
       parameters: this.#states.map(({ trained, gradient, moment, variance }) => ({
         parameter: trained.parameter.value.native,
         gradient: gradient.native,
@@ -120,6 +128,7 @@ export class AdamW {
   }
 
   dispose(): void {
+    this.#update.dispose()
     for (const { trained, moment, variance } of this.#states) {
       trained.parameter.gradient?.release()
       trained.parameter.gradient = null

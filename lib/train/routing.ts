@@ -34,6 +34,12 @@ export interface RouterReport {
 /** Below this part of an equal share an expert counts as dead. */
 const deadShare = 0.1
 
+/** The rows of {@link RoutingRows} before they are uploaded. */
+export interface RoutingData<T> {
+  readonly rowDiscipline: T
+  readonly rowExpert: T | null
+}
+
 /**
  * What the mixtures of an adapter need to know of a batch's rows; null: nothing. The tensors belong to the scope.
  *
@@ -44,6 +50,18 @@ export function routingRows(
   batch: PackedBatch,
   lossScale: Tensor | null,
 ): RoutingRows | null {
+  const data = routingData(adapter, batch)
+  if (!data) return null
+  const upload = (values: Int32Array) => vector(adapter.device, values)
+  return {
+    rowDiscipline: upload(data.rowDiscipline),
+    rowExpert: data.rowExpert && upload(data.rowExpert),
+    lossScale,
+  }
+}
+
+/** What {@link routingRows} uploads. */
+export function routingData(adapter: Adapter, batch: PackedBatch): RoutingData<Int32Array> | null {
   const { form } = adapter.declaration
   if (!form.gate && !form.transform) return null
   const numbers =
@@ -54,17 +72,8 @@ export function routingRows(
       : batch.disciplineNames.map((_, i) => i)
   const rowDiscipline = batch.rowDiscipline.map((discipline) => numbers[discipline])
   const supervised = (lossesOf(form)?.supervised ?? 0) > 0
-  const { device } = adapter
-  return {
-    rowDiscipline: vector(device, rowDiscipline),
-    rowExpert: supervised
-      ? vector(
-          device,
-          rowDiscipline.map((discipline) => discipline % form.experts),
-        )
-      : null,
-    lossScale,
-  }
+  const rowExpert = supervised ? rowDiscipline.map((discipline) => discipline % form.experts) : null
+  return { rowDiscipline, rowExpert }
 }
 
 /** Gathers what the routers of an adapter do in a step, and moves the biases of loss-free balancing. */

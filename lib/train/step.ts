@@ -6,7 +6,7 @@ import { headCrossEntropy } from '../ops/head-cross-entropy.js'
 import type { Pass } from '../ops/pass.js'
 import { scope } from '../scope.js'
 import { type Tensor, vector } from '../tensor.js'
-import { routingRows } from './routing.js'
+import { routingData } from './routing.js'
 
 /** What changes from one optimiser step to the next, in device memory. */
 export interface StepInputs {
@@ -38,31 +38,84 @@ export function trainMicroBatch(
   batch: PackedBatch,
   inputs: StepInputs,
   losses: Tensor,
-  { checkpointing = false, onForward }: MicroBatchOptions = {},
+  options: MicroBatchOptions = {},
+): void {
+  scope(() => {
+    const upload = (values: Int32Array | Float32Array) => vector(decoder.device, values)
+    const data = mapBatch(batchData(adapter, batch, inputs.rowWeight ?? null), upload)
+    queueMicroBatch(decoder, adapter, data, batch.maxSeqlen, inputs, losses, options)
+  })
+}
+
+/** What the device needs of a batch. */
+export interface BatchData<T> {
+  readonly inputIds: T
+  readonly positions: T
+  readonly cuSeqlens: T
+  readonly rowSample: T
+  readonly labelRows: T
+  readonly labels: T
+  readonly rowWeight: T | null
+  readonly rowDiscipline: T | null
+  readonly rowExpert: T | null
+}
+
+export function batchData(
+  adapter: LowRankSource | null,
+  batch: PackedBatch,
+  rowWeight: Float32Array | null,
+): BatchData<Int32Array | Float32Array> {
+  const { inputIds, positions, cuSeqlens, rowSample, labelRows, labels } = batch
+  const routing = adapter instanceof Adapter ? routingData(adapter, batch) : null
+  return {
+    inputIds,
+    positions,
+    cuSeqlens,
+    rowSample,
+    labelRows,
+    labels,
+    rowWeight,
+    rowDiscipline: routing?.rowDiscipline ?? null,
+    rowExpert: routing?.rowExpert ?? null,
+  }
+}
+
+export function mapBatch<S, T>(data: BatchData<S>, map: (part: S) => T): BatchData<T> {
+  const entries = Object.entries(data) as [string, S | null][]
+  return Object.fromEntries(
+    entries.map(([name, part]) => [name, part === null ? null : map(part)]),
+  ) as unknown as BatchData<T>
+}
+
+/** {@link trainMicroBatch} of a batch that is on the device; `numPositions` is one above its largest position. */
+export function queueMicroBatch(
+  decoder: Decoder,
+  adapter: LowRankSource | null,
+  data: BatchData<Tensor>,
+  numPositions: number,
+  { step, lossScale, routerScale = null }: StepInputs,
+  losses: Tensor,
+  { checkpointing = false, onForward }: MicroBatchOptions,
 ): void {
   const { device } = decoder
   scope(() => {
     using tape = new Tape()
-    const rowSample = vector(device, batch.rowSample)
-    const input = decoderInput(decoder, batch)
+    const { inputIds, positions, cuSeqlens, rowDiscipline, rowExpert, rowWeight } = data
     const pass: Pass = {
       device,
       tape,
-      dropout: { step: inputs.step, rowSample, rowPosition: input.positions },
-      routing:
-        adapter instanceof Adapter ? routingRows(adapter, batch, inputs.routerScale ?? null) : null,
+      dropout: { step, rowSample: data.rowSample, rowPosition: positions },
+      routing: rowDiscipline && { rowDiscipline, rowExpert, lossScale: routerScale },
     }
+    const input = { inputIds, positions, numPositions, sequences: { cuSeqlens } }
     const hidden = decoder.forward(pass, input, adapter, { checkpointing })
     const { loss } = headCrossEntropy(
       pass,
       hidden,
       decoder.weights.head,
-      vector(device, batch.labelRows),
-      vector(device, batch.labels),
-      {
-        lossScale: inputs.lossScale,
-        rowWeight: inputs.rowWeight ? vector(device, inputs.rowWeight) : null,
-      },
+      data.labelRows,
+      data.labels,
+      { lossScale, rowWeight },
     )
     device.run('copy', { x: loss.native, y: losses.native })
     onForward?.()

@@ -5,9 +5,10 @@ import { unfreezeWeights } from '../models/load.js'
 import { Scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 import { LossSums } from './loss-sums.js'
+import { MicroBatches } from './micro-batches.js'
 import { AdamW, type AdamWOptions } from './optimizer.js'
 import { countRouters, RoutingMonitor, type RoutingReport } from './routing.js'
-import { type MicroBatchOptions, trainMicroBatch } from './step.js'
+import type { MicroBatchOptions } from './step.js'
 
 /** What one optimiser step did. */
 export interface StepReport {
@@ -45,6 +46,7 @@ export class Trainer {
   readonly #step: Tensor
   readonly #lossScale: Tensor
   readonly #routerScale: Tensor
+  readonly #microBatches: MicroBatches
   #monitor: RoutingMonitor | null = null
 
   constructor(decoder: Decoder, adapter: Adapter | null, options: TrainerOptions) {
@@ -56,6 +58,12 @@ export class Trainer {
     this.#step = Scope.detach(Tensor.empty(decoder.device, [1], 'i32'))
     this.#lossScale = Scope.detach(Tensor.empty(decoder.device, [1]))
     this.#routerScale = Scope.detach(Tensor.empty(decoder.device, [1]))
+    const inputs = {
+      step: this.#step,
+      lossScale: this.#lossScale,
+      routerScale: this.#routerScale,
+    }
+    this.#microBatches = new MicroBatches(decoder, adapter, inputs, options)
   }
 
   get numParameters(): number {
@@ -76,14 +84,8 @@ export class Trainer {
       for (const batch of plan.batches) {
         const end = begin + batch.labels.length
         const part = Scope.detach(losses.slice(0, begin, end))
-        const inputs = {
-          step: this.#step,
-          lossScale: this.#lossScale,
-          routerScale: this.#routerScale,
-          rowWeight: batch.labelWeight,
-        }
         try {
-          trainMicroBatch(decoder, this.adapter, batch, inputs, part, this.#options)
+          this.#microBatches.run(batch, part)
         } finally {
           part.release()
         }
@@ -132,6 +134,7 @@ export class Trainer {
 
   dispose(): void {
     this.#monitor?.dispose()
+    this.#microBatches.dispose()
     this.#routerScale.release()
     this.optimizer.dispose()
     this.#step.release()

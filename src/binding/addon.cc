@@ -3,6 +3,7 @@
 #include "binding/call.h"
 #include "binding/device.h"
 #include "binding/files.h"
+#include "binding/recording.h"
 #include "binding/run.h"
 #include "binding/tensor.h"
 #include "binding/weight.h"
@@ -32,6 +33,10 @@ constexpr Export kExports[] = {
     {"createWeight", entry<create_weight>},
     {"disposeWeight", entry<dispose_weight>},
     {"run", entry<run>},
+    {"beginRecording", entry<begin_recording>},
+    {"endRecording", entry<end_recording>},
+    {"replayRecording", entry<replay_recording>},
+    {"disposeRecording", entry<dispose_recording>},
     {"openSafetensors", entry<open_safetensors>},
     {"safetensorsEntries", entry<safetensors_entries>},
     {"readSafetensors", entry<read_safetensors>},

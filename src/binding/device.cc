@@ -3,8 +3,10 @@
 #include <cstring>
 
 #include "binding/backends.h"
+#include "binding/recording.h"
 #include "binding/values.h"
 #include "runtime/heap.h"
+#include "runtime/recorder.h"
 
 namespace polylora::binding {
 
@@ -22,7 +24,8 @@ pl_device_options read_options(napi_env env, napi_value value) {
   if (is_nullish(env, value)) return options;
   if (!is_object(env, value))
     throw Failure("Argument", "options is " + describe_value(env, value) + ", must be an object");
-  check_keys(env, value, {"index", "threads", "instructionSet", "memoryBudget"}, "options");
+  check_keys(env, value, {"index", "threads", "instructionSet", "memoryBudget", "recordings"},
+             "options");
   napi_value field = property(env, value, "index");
   if (!is_nullish(env, field)) options.index = int32_t(read_integer(env, field, "index", 0, 1023));
   field = property(env, value, "threads");
@@ -43,6 +46,9 @@ pl_device_options read_options(napi_env env, napi_value value) {
     if (options.memory_budget == 0)
       throw Failure("Argument", "memoryBudget is 0, must be a number of bytes above 0");
   }
+  // JavaScript's own; checked here with the others.
+  field = property(env, value, "recordings");
+  if (!is_nullish(env, field)) read_flag(env, field, "recordings");
   return options;
 }
 
@@ -69,9 +75,17 @@ pl_stream* Device::stream() const {
   return stream_;
 }
 
+void Device::refuse_while_recording(const char* what) {
+  if (!open_recording) return;
+  recording_refused = true;
+  throw_unless_ok(not_recordable(what));
+}
+
 pl_stream* Device::begin_close() {
   std::lock_guard<std::mutex> lock(use_mutex_);
   if (closed_) return nullptr;
+  open_recording.reset();
+  while (!recordings_.empty()) (*recordings_.begin())->close();
   closed_ = true;
   environment_->devices().erase(this);
   return stream_;
@@ -126,12 +140,15 @@ napi_value describe_device(Call& call) {
   set(call.env, result, "memoryReserved", make_number(call.env, double(info.memory_reserved)));
   set(call.env, result, "memoryPeak", make_number(call.env, double(info.memory_peak)));
   set(call.env, result, "queueDepth", make_number(call.env, double(info.queue_depth)));
+  set(call.env, result, "replays", make_number(call.env, double(info.replays)));
+  set(call.env, result, "graphReplays", make_number(call.env, double(info.graph_replays)));
   return result;
 }
 
 napi_value synchronize(Call& call) {
   const std::shared_ptr<Device> device = unwrap<DeviceHandle>(call.env, call[0], "device").device;
   pl_stream* stream = device->stream();
+  device->refuse_while_recording("waiting for the device");
   napi_value result;
   Promise* promise = call.environment.expect(std::make_unique<DevicePromise>(device), &result);
   const pl_status status =

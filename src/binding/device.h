@@ -2,13 +2,17 @@
 
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
+#include <unordered_set>
 
 #include "binding/call.h"
 #include "binding/handle.h"
 #include "io/transfer.h"
 
 namespace polylora::binding {
+
+class Recording;
 
 // An open stream. The JavaScript thread closes it and uses it freely; the file thread goes through
 // use().
@@ -25,6 +29,16 @@ class Device final : public io::DeviceAccess {
   pl_stream* stream() const;
   Environment& environment() { return *environment_; }
 
+  // Those that can be replayed; they are released when the device is closed.
+  std::set<Recording*>& recordings() { return recordings_; }
+  // While recording: what the operations name (recording.h).
+  std::unique_ptr<std::unordered_set<std::shared_ptr<const void>>> open_recording;
+  uint64_t recording_number = 0;  // of the one under way, or the last
+  // While recording, for what would have to wait: throws, and spoils the recording, since a promise
+  // may hide that.
+  void refuse_while_recording(const char* what);
+  bool recording_refused = false;
+
   // No new use begins after this. Returns the stream for the caller to close, null if somebody else
   // does.
   pl_stream* begin_close();
@@ -36,6 +50,7 @@ class Device final : public io::DeviceAccess {
   const pl_device_table* table_;
   pl_stream* stream_;
   std::mutex use_mutex_;
+  std::set<Recording*> recordings_;
   bool closed_ = false;  // written on the JavaScript thread, under the mutex
 };
 

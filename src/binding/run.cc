@@ -4,6 +4,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "binding/recording.h"
 #include "binding/schema.h"
 #include "binding/tensor.h"
 #include "binding/values.h"
@@ -60,6 +61,16 @@ class Reader {
         pl_weight* native = weight.weight->native();
         std::memcpy(place.out, &native, sizeof native);
       }
+    }
+  }
+
+  // Of what is resolved, all that is not the recording's own.
+  void keep(uint64_t recording, Kept* kept) const {
+    for (const Place& place : places_) {
+      if (place.weight)
+        kept->insert(place.weight->weight);
+      else if (place.tensor->storage->recording() != recording)
+        kept->insert(place.tensor->storage);
     }
   }
 
@@ -299,6 +310,7 @@ napi_value run(Call& call) {
   pl_stream* stream = device.stream();
   reader.resolve(device);
   throw_unless_ok(operation.check(reader.args()));
+  if (device.open_recording) reader.keep(device.recording_number, device.open_recording.get());
   const Workspace workspace(device.table(), stream, operation.operation, reader.args(),
                             &reader.header());
   throw_unless_ok(operation.enqueue(device.table(), stream, reader.args()));

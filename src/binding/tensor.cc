@@ -97,7 +97,9 @@ struct ReadPromise final : Promise {
 }  // namespace
 
 Storage::Storage(std::shared_ptr<Device> device, uint64_t bytes)
-    : device_(std::move(device)), bytes_(bytes) {
+    : device_(std::move(device)),
+      bytes_(bytes),
+      recording_(device_->open_recording ? device_->recording_number : 0) {
   throw_unless_ok(device_->table().allocate(device_->stream(), bytes, &data_));
   device_->environment().count_memory(int64_t(bytes_));
 }
@@ -238,6 +240,7 @@ napi_value read_tensor(Call& call) {
   check_contiguous(tensor.view, "read");
   const pl_tensor source = tensor.view;
   const std::shared_ptr<Device> owner = tensor.storage->device();
+  owner->refuse_while_recording("reading a tensor");
   const uint64_t bytes = element_count(source) * dtype_bytes(source.dtype);
   void* data = nullptr;
   napi_value buffer = call.environment.new_array_buffer(call.env, bytes, &data);

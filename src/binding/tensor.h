@@ -17,10 +17,13 @@ class Storage {
   const std::shared_ptr<Device>& device() const { return device_; }
   void* data() const { return data_; }
   uint64_t bytes() const { return bytes_; }
+  // Which recording its memory belongs to; 0: none.
+  uint64_t recording() const { return recording_; }
 
  private:
   std::shared_ptr<Device> device_;
   uint64_t bytes_;
+  uint64_t recording_;
   void* data_ = nullptr;
 };
 

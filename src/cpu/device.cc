@@ -21,6 +21,7 @@
 #include "runtime/limits.h"
 #include "runtime/owned_args.h"
 #include "runtime/queue.h"
+#include "runtime/recorder.h"
 #include "runtime/status.h"
 
 namespace polylora::cpu {
@@ -37,6 +38,8 @@ struct Stream {
   const InstructionSet instruction_set;
   Queue queue{kQueueCapacity};
   StreamHeap heap;
+  Recorder<StreamHeap> recorder;
+  std::atomic<uint64_t> replays{0};
   std::unique_ptr<Pool> pool;  // made, used and destroyed on the stream's thread
   std::mutex weights_mutex;
   std::unordered_map<pl_weight*, void*> weights;  // and their memory
@@ -134,7 +137,10 @@ pl_status enqueue(pl_stream* stream, const Args* args) {
     if (!known_fields(args, &known))
       return make_status(PL_ARGUMENT, "the operation's struct is missing or has no size");
     Stream& self = stream_of(stream);
-    return self.queue.push(std::make_unique<Operation<Args>>(self, operation, run, known));
+    auto task = std::make_unique<Operation<Args>>(self, operation, run, known);
+    if (!self.recorder.is_recording()) return self.queue.push(std::move(task));
+    self.recorder.add(std::move(task));
+    return ok_status();
   } catch (const std::bad_alloc&) {
     return make_status(PL_OUT_OF_MEMORY, "the system refused memory for the device's queue");
   }
@@ -246,19 +252,25 @@ void describe(pl_stream* stream, pl_device_info* info) {
                sizeof known.instruction_set - 1);
   const Heap::Usage usage = self.heap.usage();
   known.memory_budget = usage.budget;
-  known.memory_used = usage.used;
+  known.memory_used = usage.used + self.recorder.used();
   known.memory_reserved = usage.reserved;
   known.memory_peak = usage.peak;
   known.queue_depth = self.queue.depth();
+  known.replays = self.replays.load(std::memory_order_relaxed);
   std::memcpy(static_cast<void*>(info), &known,
               info->size < sizeof known ? info->size : sizeof known);
 }
 
 pl_status allocate(pl_stream* stream, uint64_t bytes, void** data) {
-  return stream_of(stream).heap.allocate(bytes, data);
+  Stream& self = stream_of(stream);
+  return self.recorder.is_recording() ? self.recorder.heap().allocate(bytes, data)
+                                      : self.heap.allocate(bytes, data);
 }
 
-void release(pl_stream* stream, void* data) { stream_of(stream).heap.release(data); }
+void release(pl_stream* stream, void* data) {
+  Stream& self = stream_of(stream);
+  if (!self.recorder.release(data)) self.heap.release(data);
+}
 
 void trim(pl_stream* stream) { stream_of(stream).heap.trim(); }
 
@@ -305,6 +317,7 @@ class HostCopy {
 pl_status copy_from_host(pl_stream* stream, void* data, const void* host, uint64_t bytes) {
   if (bytes == 0) return ok_status();
   Stream& self = stream_of(stream);
+  if (self.recorder.is_recording()) return not_recordable("a copy from the host");
   if (self.queue.depth() == 0) {
     // Nothing is queued that could still touch the memory.
     std::memcpy(data, host, bytes);
@@ -319,10 +332,12 @@ pl_status copy_from_host(pl_stream* stream, void* data, const void* host, uint64
 
 pl_status copy_to_host(pl_stream* stream, void* host, const void* data, uint64_t bytes) {
   if (bytes == 0) return ok_status();
+  if (stream_of(stream).recorder.is_recording()) return not_recordable("a copy to the host");
   return push(stream, [host, data, bytes] { std::memcpy(host, data, bytes); });
 }
 
 pl_status callback(pl_stream* stream, pl_host_callback function, void* user) {
+  if (stream_of(stream).recorder.is_recording()) return not_recordable("a callback");
   try {
     return stream_of(stream).queue.push(std::make_unique<Callback>(function, user));
   } catch (const std::bad_alloc&) {
@@ -374,6 +389,7 @@ pl_status weight_create(pl_stream* stream, const pl_weight_options* options,
   *weight = nullptr;
   if (pl_status status = check::check_weight_options(options); status.code != PL_OK) return status;
   Stream& self = stream_of(stream);
+  if (self.recorder.is_recording()) return not_recordable("a new weight");
   const uint64_t bytes = weight_bytes(*options);
   void* memory;
   if (pl_status status = self.heap.allocate(bytes, &memory); status.code != PL_OK) return status;
@@ -425,6 +441,55 @@ uint64_t workspace(pl_stream* stream, pl_operation operation, const void* args) 
   return workspace_of(operation, args, stream_of(stream).threads);
 }
 
+// ---- Recordings ------------------------------------------------------------------------------
+
+using Recording = Recorder<StreamHeap>::Recording;
+using Recorded = std::shared_ptr<const Recording>;
+
+pl_status recording_begin(pl_stream* stream) {
+  Stream& self = stream_of(stream);
+  return self.recorder.begin([&self] {
+    using Body = std::function<void()>;
+    const auto push = [&self](Body body) { push_always(self.queue, std::move(body)); };
+    const auto push_or_record = [&self](Body body) {
+      if (!self.recorder.is_recording()) return push_always(self.queue, std::move(body));
+      self.recorder.add(std::make_unique<Always<Body>>(std::move(body)));
+    };
+    return std::make_unique<StreamHeap>(Recorder<StreamHeap>::kUnlimited, push, &self.heap,
+                                        push_or_record);
+  });
+}
+
+pl_status recording_end(pl_stream* stream, pl_recording** recording) {
+  Stream& self = stream_of(stream);
+  if (!recording) return self.recorder.end(nullptr);
+  *recording = nullptr;
+  Recording ended;
+  const pl_status status = self.recorder.end(&ended);
+  if (status.code != PL_OK) return status;
+  try {
+    auto recorded = std::make_unique<Recorded>(std::make_shared<Recording>(std::move(ended)));
+    *recording = reinterpret_cast<pl_recording*>(recorded.release());
+    return status;
+  } catch (const std::bad_alloc&) {
+    return make_status(PL_OUT_OF_MEMORY, "the system refused memory for a recording");
+  }
+}
+
+pl_status recording_replay(pl_stream* stream, pl_recording* recording) {
+  Stream& self = stream_of(stream);
+  if (self.recorder.is_recording()) return not_recordable("a recording");
+  return push(stream, [&self, recorded = *reinterpret_cast<Recorded*>(recording)] {
+    for (const auto& task : recorded->tasks) task->execute(ok_status());
+    self.replays.fetch_add(1, std::memory_order_relaxed);
+  });
+}
+
+void recording_release(pl_stream*, pl_recording* recording) {
+  const std::unique_ptr<Recorded> recorded(reinterpret_cast<Recorded*>(recording));
+  (*recorded)->heap->trim();  // all of it is free
+}
+
 }  // namespace
 }  // namespace polylora::cpu
 
@@ -451,6 +516,9 @@ extern "C" const pl_device_table* pl_cpu_device_table(void) {
 #define PL_ENTRY(name) enqueue<pl_##name##_args, PL_OPERATION_##name, run_##name>,
                                         PL_OPERATIONS(PL_ENTRY)
 #undef PL_ENTRY
-  };
+                                            recording_begin,
+                                        recording_end,
+                                        recording_replay,
+                                        recording_release};
   return &table;
 }

@@ -12,15 +12,21 @@
 
 namespace polylora::cpu {
 
-// `push_always` runs what it is given in stream order.
+// Runs what it is given in stream order, or, for the heap of a recording, with every replay.
+using PushTask = std::function<void(std::function<void()>)>;
+
 #ifndef POLYLORA_ADDRESS_SANITIZER
 
 class StreamHeap : public Heap {
  public:
-  StreamHeap(uint64_t budget, const std::function<void(std::function<void()>)>& push_always)
-      : Heap(budget, [push_always](void* base, size_t bytes) {
-          push_always([base, bytes] { unmap_memory(base, bytes); });
-        }) {}
+  StreamHeap(uint64_t budget, const PushTask& push_always, Heap* lender = nullptr,
+             const PushTask& = {})
+      : Heap(
+            budget,
+            [push_always](void* base, size_t bytes) {
+              push_always([base, bytes] { unmap_memory(base, bytes); });
+            },
+            {map_memory, unmap_memory}, lender) {}
 };
 
 #else
@@ -29,18 +35,21 @@ class StreamHeap : public Heap {
 // released here, and the block that takes its place.
 class StreamHeap : public Heap {
  public:
-  StreamHeap(uint64_t budget, const std::function<void(std::function<void()>)>& push_always)
-      : Heap(budget,
-             [push_always](void* base, size_t bytes) {
-               push_always([base, bytes] { unmap_memory(base, bytes); });
+  StreamHeap(uint64_t budget, const PushTask& push_always, Heap* lender = nullptr,
+             const PushTask& push_change = {})
+      : Heap(
+            budget,
+            [push_always](void* base, size_t bytes) {
+              push_always([base, bytes] { unmap_memory(base, bytes); });
+            },
+            {[](size_t bytes) {
+               void* base = map_memory(bytes);
+               if (base) forbid(base, bytes);
+               return base;
              },
-             {[](size_t bytes) {
-                void* base = map_memory(bytes);
-                if (base) forbid(base, bytes);
-                return base;
-              },
-              unmap_memory}),
-        push_always_(push_always) {}
+             unmap_memory},
+            lender),
+        push_change_(push_change ? push_change : push_always) {}
 
   pl_status allocate(uint64_t bytes, void** data) {
     // Both orders, the heap's and the queue's, are one.
@@ -48,7 +57,7 @@ class StreamHeap : public Heap {
     const pl_status status = Heap::allocate(bytes + kRedZone, data);
     if (status.code != PL_OK) return status;
     bytes_of_[*data] = bytes;
-    push_always_([data = *data, bytes] { allow(data, bytes); });
+    push_change_([data = *data, bytes] { allow(data, bytes); });
     return status;
   }
 
@@ -56,13 +65,13 @@ class StreamHeap : public Heap {
     std::lock_guard<std::mutex> lock(order_);
     const auto found = bytes_of_.find(data);
     if (found == bytes_of_.end()) return;
-    push_always_([data, bytes = found->second] { forbid(data, bytes); });
+    push_change_([data, bytes = found->second] { forbid(data, bytes); });
     bytes_of_.erase(found);
     Heap::release(data);
   }
 
  private:
-  const std::function<void(std::function<void()>)> push_always_;
+  const PushTask push_change_;
   std::mutex order_;
   std::unordered_map<void*, uint64_t> bytes_of_;
 };

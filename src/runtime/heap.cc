@@ -69,6 +69,7 @@ Heap::~Heap() {
       block = next;
     }
     held_bytes -= region->bytes;
+    if (lender_) lender_->give_back(region->bytes);
     source_.unmap(region->base, region->bytes);
   }
 }
@@ -93,8 +94,11 @@ Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
     if (status->code != PL_OK) continue;
     auto region = std::make_unique<Region>();
     auto block = std::make_unique<Block>();
+    if (lender_) *status = lender_->lend(size);
+    if (status->code != PL_OK) continue;
     void* base = source_.map(size);
     if (!base) {
+      if (lender_) lender_->give_back(size);
       *status = make_status(PL_OUT_OF_MEMORY,
                             "the system refused %s of memory, with %s of the device's budget of %s "
                             "in use",
@@ -109,6 +113,7 @@ Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
       regions_.push_back(std::move(region));
     } catch (...) {
       free_[small].erase(block.get());
+      if (lender_) lender_->give_back(size);
       source_.unmap(base, size);
       throw;
     }
@@ -194,6 +199,11 @@ void Heap::release(void* data) {
   }
 }
 
+bool Heap::owns(void* data) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return live_.count(data) != 0;
+}
+
 pl_status Heap::lend(uint64_t bytes) {
   if (is_faulty()) return injected_fault(bytes);
   std::lock_guard<std::mutex> lock(mutex_);
@@ -223,6 +233,7 @@ void Heap::trim_locked() {
     delete (*it)->first;
     reserved_ -= (*it)->bytes;
     held_bytes -= (*it)->bytes;
+    if (lender_) lender_->give_back((*it)->bytes);
     retire_((*it)->base, (*it)->bytes);
   }
   regions_.erase(first, regions_.end());

@@ -36,8 +36,10 @@ class Heap {
 
   // `retire` unmaps a region in stream order.
   Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire);
-  Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire, Source source)
-      : budget_(budget), retire_(std::move(retire)), source_(std::move(source)) {}
+  // With a lender, the regions count against its budget.
+  Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire, Source source,
+       Heap* lender = nullptr)
+      : budget_(budget), retire_(std::move(retire)), source_(std::move(source)), lender_(lender) {}
   // Unmaps everything at once: the queue has ended.
   ~Heap();
   Heap(const Heap&) = delete;
@@ -46,6 +48,8 @@ class Heap {
   // 64-byte aligned; not null for 0 bytes.
   pl_status allocate(uint64_t bytes, void** data);
   void release(void* data);
+  // Whether it is the begin of a block that is in use.
+  bool owns(void* data) const;
 
   // Counts host memory against the budget; free regions make room.
   pl_status lend(uint64_t bytes);
@@ -93,6 +97,7 @@ class Heap {
   const uint64_t budget_;
   const std::function<void(void* base, size_t bytes)> retire_;
   const Source source_;
+  Heap* const lender_ = nullptr;
   mutable std::mutex mutex_;
   std::vector<std::unique_ptr<Region>> regions_;
   FreeBlocks free_[2];  // large, small

@@ -59,6 +59,18 @@ const exports: Record<keyof NativeAddon, (world: World) => unknown[]> = {
     const operation = pick(world.random, operationNames)
     return [world.device, operation, operationArguments(operation, world)]
   },
+  beginRecording: ({ device }) => [device],
+  endRecording: (world) => {
+    const { device, random } = world
+    const y = world.tensor('f32', [2, 3])
+    native.beginRecording(device)
+    native.run(device, 'fill', { y, value: 2 })
+    // What is made meanwhile outlives it.
+    if (chance(random, 0.3)) world.tensor('f32', [5])
+    return [device, chance(random, 0.7)]
+  },
+  replayRecording: (world) => [world.recording()],
+  disposeRecording: (world) => [world.recording()],
   openSafetensors: ({ path, folder, random }) => [
     chance(random, 0.3) ? pick(random, hostilePaths(folder)) : path,
   ],

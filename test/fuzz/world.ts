@@ -8,6 +8,7 @@ import {
   type DType,
   type NativeDevice,
   type NativeFile,
+  type NativeRecording,
   type NativeTensor,
   type NativeWeight,
 } from '../../lib/native.js'
@@ -140,6 +141,13 @@ export class World {
     await native.synchronize(this.device)
   }
 
+  recording(): NativeRecording {
+    const y = this.tensor('f32', [2, 3])
+    native.beginRecording(this.device)
+    native.run(this.device, 'fill', { y, value: 2 })
+    return this.own('endRecording', native.endRecording(this.device, true)!, 'a recording')
+  }
+
   lock(): unknown {
     const path = join(this.folder, `${this.handles.length}.lock`)
     return this.own('lockFile', native.lockFile(path), 'a lock')
@@ -186,6 +194,7 @@ export class World {
       allocate: 'disposeTensor',
       view: 'disposeTensor',
       createWeight: 'disposeWeight',
+      endRecording: 'disposeRecording',
       openSafetensors: 'closeSafetensors',
       lockFile: 'unlockFile',
     }[made]

@@ -30,19 +30,31 @@ struct CUevent_st {
   std::chrono::steady_clock::time_point time;
 };
 
+using StreamTask =
+    std::function<void(cudaError_t&)>;  // is told of the stream's failure, may set it
+
+// What a stream that captures is given, instead of being run.
+struct CUgraph_st {
+  std::vector<StreamTask> tasks;
+  bool is_valid = true;
+};
+
+struct CUgraphExec_st {
+  std::shared_ptr<const std::vector<StreamTask>> tasks;
+};
+
 struct CUstream_st {
   std::mutex mutex;
   std::condition_variable wake;
-  std::deque<std::function<void(cudaError_t&)>> tasks;
+  std::deque<StreamTask> tasks;
+  CUgraph_st* capture = nullptr;
   bool ending = false;
   bool busy = false;
   cudaError_t error = cudaSuccess;
-  cudaMemPool_t pool = nullptr;  // the one its memory comes from
   std::thread thread;
 };
 
 struct CUmemPoolHandle_st {
-  std::mutex mutex;
   std::set<void*> regions;
 };
 
@@ -60,6 +72,7 @@ struct Blocks {
   std::shared_mutex mutex;
   std::map<const char*, Memory> live;
   std::map<const char*, uint64_t> regions;
+  std::map<void*, cudaMemPool_t> pools;  // of the regions that come from one
 };
 Blocks& blocks() {
   static Blocks value;
@@ -135,6 +148,7 @@ void set_report(const std::string& text) {
 }
 
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local CUgraph_st* thread_capture = nullptr;
 cudaError_t returned(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
@@ -159,9 +173,23 @@ void stream_main(CUstream_st* stream) {
   }
 }
 
-// The task is told of the stream's failure, and may set it.
-cudaError_t enqueue(cudaStream_t stream, std::function<void(cudaError_t&)> task) {
+// What may not be called while this thread captures; it spoils what is captured. CUDA takes some of
+// it into a graph, as nodes that nobody here wants.
+bool spoils_capture() {
+  if (!thread_capture) return false;
+  thread_capture->is_valid = false;
+  return true;
+}
+
+// Into the stream's capture, or to be run.
+cudaError_t enqueue(cudaStream_t stream, StreamTask task) {
   std::lock_guard<std::mutex> lock(stream->mutex);
+  if (stream->capture) {
+    if (stream->capture != thread_capture) stream->capture->is_valid = false;
+    if (!stream->capture->is_valid) return returned(cudaErrorStreamCaptureInvalidated);
+    stream->capture->tasks.push_back(std::move(task));
+    return cudaSuccess;
+  }
   if (stream->error != cudaSuccess) {
     // As on the device: nothing can be queued any more, but what is owned here must end.
     return returned(stream->error);
@@ -203,6 +231,10 @@ DeviceMemory device_memory_at(const void* address) {
 }
 
 cudaError_t enqueue_grid(cudaStream_t stream, const GridShape& shape, std::function<void()> body) {
+  // An operation that a test wants to be none for graphs.
+  const char* const uncaptured = std::getenv("POLYLORA_EMULATOR_UNCAPTURED");
+  if (uncaptured && !std::strcmp(uncaptured, shape.name) && spoils_capture())
+    return returned(cudaErrorStreamCaptureUnsupported);
   return enqueue(stream, [shape, body = std::move(body)](cudaError_t& error) {
     if (error != cudaSuccess) return;
     const std::string report = run_grid(shape, body);
@@ -326,9 +358,44 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (spoils_capture()) return returned(cudaErrorStreamCaptureUnsupported);
   std::unique_lock<std::mutex> lock(stream->mutex);
   stream->wake.wait(lock, [&] { return stream->tasks.empty() && !stream->busy; });
   return returned(stream->error);
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (spoils_capture() || stream->capture) return returned(cudaErrorInvalidValue);
+  std::lock_guard<std::mutex> lock(stream->mutex);
+  stream->capture = thread_capture = new CUgraph_st;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  std::lock_guard<std::mutex> lock(stream->mutex);
+  *graph = nullptr;
+  if (!stream->capture || stream->capture != thread_capture) return returned(cudaErrorInvalidValue);
+  std::unique_ptr<CUgraph_st> capture(stream->capture);
+  stream->capture = thread_capture = nullptr;
+  if (!capture->is_valid) return returned(cudaErrorStreamCaptureInvalidated);
+  *graph = capture.release();
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = new CUgraphExec_st{std::make_shared<const std::vector<StreamTask>>(graph->tasks)};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  return enqueue(stream, [tasks = exec->tasks](cudaError_t& error) {
+    for (const StreamTask& task : *tasks) task(error);
+  });
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -340,6 +407,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (spoils_capture()) return returned(cudaErrorStreamCaptureUnsupported);
   {
     std::lock_guard<std::mutex> lock(event->mutex);
     event->done = false;
@@ -377,7 +445,13 @@ cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
   return cudaSuccess;
 }
 cudaError_t cudaMemPoolDestroy(cudaMemPool_t pool) {
-  for (void* region : pool->regions) free_region(region);
+  for (void* region : pool->regions) {
+    {
+      std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+      blocks().pools.erase(region);
+    }
+    free_region(region);
+  }
   delete pool;
   return cudaSuccess;
 }
@@ -385,28 +459,37 @@ cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { ret
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return cudaSuccess; }
 cudaError_t cudaMallocFromPoolAsync(void** data, size_t bytes, cudaMemPool_t pool,
                                     cudaStream_t stream) {
+  if (spoils_capture()) return returned(cudaErrorStreamCaptureUnsupported);
   {
     std::lock_guard<std::mutex> lock(stream->mutex);
+    if (stream->capture) {  // of another thread
+      stream->capture->is_valid = false;
+      return returned(cudaErrorStreamCaptureUnsupported);
+    }
     if (stream->error != cudaSuccess) return returned(stream->error);
   }
   void* const memory = make_region(bytes);
   if (!memory) return returned(cudaErrorMemoryAllocation);
-  std::lock_guard<std::mutex> lock(pool->mutex);
+  std::unique_lock<std::shared_mutex> lock(blocks().mutex);
   pool->regions.insert(memory);
-  stream->pool = pool;
+  blocks().pools[memory] = pool;
   *data = memory;
   return cudaSuccess;
 }
 cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
-  return enqueue(stream, [data, stream](cudaError_t&) {
+  if (spoils_capture()) return returned(cudaErrorStreamCaptureUnsupported);
+  return enqueue(stream, [data](cudaError_t&) {
     {
-      std::lock_guard<std::mutex> lock(stream->pool->mutex);
-      stream->pool->regions.erase(data);
+      std::unique_lock<std::shared_mutex> lock(blocks().mutex);
+      const auto found = blocks().pools.find(data);
+      found->second->regions.erase(data);
+      blocks().pools.erase(found);
     }
     free_region(data);
   });
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
+  if (spoils_capture()) return returned(cudaErrorStreamCaptureUnsupported);
   *data = make_region(bytes + kGuardBytes);
   if (!*data) return returned(cudaErrorMemoryAllocation);
   open_block(*data, bytes, kGuardBytes);
@@ -420,6 +503,7 @@ cudaError_t cudaFree(void* data) {
   return returned(cudaErrorLaunchFailure);
 }
 cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned) {
+  if (spoils_capture()) return returned(cudaErrorStreamCaptureUnsupported);
   *data = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   return returned(*data ? cudaSuccess : cudaErrorMemoryAllocation);
 }
