@@ -128,7 +128,8 @@ class Device {
     return [this, run, args] { must(run(stream_, &args), "queueing an operation"); };
   }
 
-  // One product; the segments are kept here.
+  // One product, its operands rounded as lib/ops does: where a weight says so, and in weight
+  // gradients. The segments are kept here.
   std::function<void()> product(pl_layout layout, const std::vector<pl_segment>& segments,
                                 const pl_tensor& y) {
     segments_.push_back(segments);
@@ -137,6 +138,7 @@ class Device {
     args.segments = segments_.back().data();
     args.segment_count = uint32_t(segments.size());
     args.y = y;
+    args.bf16_operands = layout == PL_TN;
     return prepare(PL_OPERATION_matmul, table_.matmul, args);
   }
 
