@@ -26,7 +26,7 @@ struct Executor {
 
   ~Executor();
 };
-extern thread_local Executor* executor;
+extern __thread Executor* executor;
 
 // Shared memory of a block that is about to run: never written, so NaNs, and guards behind arrays.
 void prepare_shared(Block& block, unsigned slot);

@@ -10,7 +10,7 @@
 
 namespace polylora::emulator {
 
-thread_local Thread* current = nullptr;
+__thread Thread* current = nullptr;
 
 namespace {
 
@@ -42,7 +42,7 @@ struct GridFailed : std::runtime_error {
 
 }  // namespace
 
-thread_local Executor* executor = nullptr;
+__thread Executor* executor = nullptr;
 
 namespace {
 
