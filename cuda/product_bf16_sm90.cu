@@ -3,20 +3,26 @@
 // of the next tile while this one is stored. Two warpgroups multiply, 64 rows of the tile each, by
 // all of its columns, and store from their registers.
 //
-// A stage goes round by two barriers: `full` counts the copies' bytes, `empty` the eight warps that
-// have multiplied it. Shared memory is written by TMA and read by wgmma alone, both of the async
-// proxy, so that no proxy fence is needed. The sums of a segment that is masked are waited for;
-// else wgmma of one step runs on while the next is issued.
+// Two blocks of a cluster take tiles above each other, which share the columns' operand: each block
+// copies half of its tile to both.
 //
-// An element's sum runs over k in order, segment after segment, whatever M and N are; a segment's
-// last step takes as many instructions of 16 as it has left, so a rank of 16 costs one.
+// A stage goes round by two barriers: `full` counts the copies' bytes, whoever's they are, `empty`
+// the eight warps of every block of the cluster that have multiplied it, since the next copy goes
+// to all of them. Shared memory is written by TMA and read by wgmma alone, both of the async proxy,
+// so that no proxy fence is needed. The sums of a segment that is masked are waited for; else wgmma
+// of one step runs on while the next is issued.
+//
+// An element's sum runs over k in order, segment after segment, whatever M and N are, and whether
+// its block is alone; a segment's last step takes as many instructions of 16 as it has left, so a
+// rank of 16 costs one.
 //
 // Predicted, not measured: 8,192 x 4,096 with 4,096 + 16 of k on an H100 SXM: 1,024 tiles of
-// 128 x 256 in 8 rounds of 132 blocks, each of 2 * 257 instructions of 128 cycles: 0.30 ms at
-// 1.755 GHz, 0.93 of the peak. A round reads about 16 * 128 + 8 * 256 rows of 8 KB, 33 MB, once
-// into the second cache, 10 us of its 37. It stores 128 KB a block, in whole sectors of 32 bytes,
-// 17 MB in all; the tensor cores wait for that, some 3 us. What would hide it is a tile for each
-// warpgroup, out of step.
+// 128 x 256 in 8 rounds of 66 clusters, each of 2 * 257 instructions of 128 cycles: 0.30 ms at
+// 1.755 GHz, 0.93 of the peak. A step of 1,024 cycles brings a block 32 KB from the second cache;
+// alone it would be 48. A round reads about 16 * 128 + 8 * 256 rows of 8 KB, 33 MB, once into the
+// second cache, 10 us of its 37. It stores 128 KB a block, in whole sectors of 32 bytes, 17 MB in
+// all; the tensor cores wait for that, some 3 us. What would hide it is a tile for each warpgroup,
+// out of step.
 #include "cuda/descriptor.h"
 #include "cuda/launch.h"
 #include "cuda/product.h"
@@ -31,6 +37,7 @@ constexpr int kRows = 128, kThreads = 384;
 [[maybe_unused]] constexpr int kConsumerWarps = 8;
 constexpr int kStagesBytes = 192 << 10;
 constexpr int kMostMaps = 12;  // segments
+constexpr int kCluster = 2;    // blocks, at most
 
 struct ProductSm90 : Output {
   CUtensorMap x[kMostMaps], w[kMostMaps];
@@ -41,25 +48,40 @@ struct ProductSm90 : Output {
 };
 static_assert(sizeof(ProductSm90) <= 4000, "a launch takes 4 KB of parameters");
 
-// In bands of kBand tiles down, column after column, so that the blocks of a wave share rows of
-// both operands in the second cache.
+// What a cluster takes at a time, a tile for each of its blocks: in bands of kBand tiles down,
+// column after column, so that the blocks of a wave share rows of both operands in the second
+// cache.
 struct TileOrder {
   static constexpr int64_t kBand = 16;
-  int64_t rows, columns;
+  int64_t rows, columns;  // of tiles; rows of clusters' tiles
+  int cluster;            // blocks
   __host__ __device__ int64_t count() const { return rows * columns; }
   [[maybe_unused]] __host__ __device__ void at(int64_t tile, int64_t* row, int64_t* column) const {
-    const int64_t first = tile / (kBand * columns) * kBand, left = rows - first;
-    const int64_t band = left < kBand ? left : kBand, within = tile - first * columns;
+    const int64_t most = kBand / cluster, first = tile / (most * columns) * most;
+    const int64_t left = rows - first, band = left < most ? left : most;
+    const int64_t within = tile - first * columns;
     *row = first + within % band;
     *column = within / band;
   }
 };
+
+// In clusters, where there are two rows of tiles and it takes no more rounds than blocks alone do.
+inline TileOrder order_of(int64_t rows, int64_t columns, int64_t processors) {
+  const auto rounds = [&](const TileOrder& order) {
+    const int64_t clusters = processors / order.cluster;
+    return clusters == 0 ? INT64_MAX : (order.count() + clusters - 1) / clusters;
+  };
+  const TileOrder alone = {rows, columns, 1};
+  const TileOrder together = {(rows + kCluster - 1) / kCluster, columns, kCluster};
+  return rows > 1 && rounds(together) <= rounds(alone) ? together : alone;
+}
 
 template <pl_layout kLayout, int kColumns>
 struct Shape {
   using Left = WgmmaOperand<kLayout == PL_TN>;
   using Right = WgmmaOperand<kLayout != PL_NT>;
   static constexpr int kLeftBytes = Left::bytes(kRows);
+  static constexpr int kHalf = kColumns / kCluster, kHalfBytes = Right::bytes(kHalf);
   static constexpr int kStageBytes = kLeftBytes + Right::bytes(kColumns);
   static constexpr int kStages = kStagesBytes / kStageBytes;
 };
@@ -75,16 +97,28 @@ struct Place {
   }
 };
 
-// The step's tile of one operand, `first` on in the extent and k on.
+// The step's tile of one operand, `first` on in the extent and k on: to this block alone, or to
+// the `blocks` of the cluster whose bits are set.
 template <class Operand, int kExtent>
 __device__ __forceinline__ void copy_tile(char* tile, const CUtensorMap* map, int first, int k,
-                                          uint64_t* full) {
+                                          uint64_t* full, uint16_t blocks = 0) {
 #pragma unroll
   for (int box = 0; box < Operand::boxes(kExtent); ++box) {
     const int at = first + box * Wgmma::kBoxColumns;
-    ptx::tma_load_2d(tile + box * Wgmma::kBoxBytes, map, Operand::kIsOuter ? at : k,
-                     Operand::kIsOuter ? k : at, full);
+    const int x = Operand::kIsOuter ? at : k, y = Operand::kIsOuter ? k : at;
+    char* const to = tile + box * Wgmma::kBoxBytes;
+    if (blocks == 0)
+      ptx::tma_load_2d(to, map, x, y, full);
+    else
+      ptx::tma_load_2d_multicast(to, map, x, y, full, blocks);
   }
+}
+
+// All threads of all blocks of the cluster.
+__device__ __forceinline__ void meet_cluster() {
+  __syncwarp();
+  ptx::cluster_arrive();
+  ptx::cluster_wait();
 }
 
 template <class Left, class Right>
@@ -119,37 +153,48 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Sizes::kStages; ++stage) {
       ptx::mbarrier_init(&full[stage], 1);
-      ptx::mbarrier_init(&empty[stage], kConsumerWarps);
+      ptx::mbarrier_init(&empty[stage], kConsumerWarps * tiles.cluster);
     }
     ptx::fence_mbarrier_init();
   }
-  __syncthreads();
+  meet_cluster();  // before anything comes from another block
 
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  const int rank = tiles.cluster > 1 ? ptx::cluster_rank() : 0;
+  const int64_t clusters = gridDim.x / tiles.cluster;
   Place<Sizes::kStages> place;
   int64_t row, column;
   if (warp < 4) {
     ptx::setmaxnreg_dec<40>();
     if (threadIdx.x == 0)
-      for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+      for (int64_t tile = blockIdx.x / tiles.cluster; tile < tiles.count(); tile += clusters) {
         tiles.at(tile, &row, &column);
+        row = row * tiles.cluster + rank;
         for (int s = 0; s < product.segment_count; ++s)
           for (int k = 0; k < product.k[s]; k += Wgmma::kStep, place.advance()) {
             char* const stage = shared + place.stage * Sizes::kStageBytes;
             uint64_t* const barrier = &full[place.stage];
-            ptx::mbarrier_wait(&empty[place.stage], place.phase ^ 1);  // at once in the first round
+            // At once in the first round.
+            ptx::mbarrier_wait_cluster(&empty[place.stage], place.phase ^ 1);
             ptx::mbarrier_arrive_expect_tx(barrier, Sizes::kStageBytes);
             copy_tile<Left, kRows>(stage, &product.x[s], int(row) * kRows, k, barrier);
-            copy_tile<Right, kColumns>(stage + Sizes::kLeftBytes, &product.w[s],
-                                       int(column) * kColumns, k, barrier);
+            const uint16_t blocks = tiles.cluster > 1 ? (1 << kCluster) - 1 : 0;
+            for (int half = rank; half < kCluster; half += tiles.cluster)
+              copy_tile<Right, Sizes::kHalf>(
+                  stage + Sizes::kLeftBytes + half * Sizes::kHalfBytes, &product.w[s],
+                  int(column) * kColumns + half * Sizes::kHalf, k, barrier, blocks);
           }
       }
   } else {
     ptx::setmaxnreg_inc<232>();
     const int first = (warp - 4) / 4 * 64;  // of the tile's rows, this warpgroup's
     const uint32_t stages = ptx::shared_address(shared);
-    for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
+    const auto give_back = [&](int stage) {
+      if (lane < tiles.cluster) ptx::mbarrier_arrive_remote(&empty[stage], lane);
+    };
+    for (int64_t tile = blockIdx.x / tiles.cluster; tile < tiles.count(); tile += clusters) {
       tiles.at(tile, &row, &column);
+      row = row * tiles.cluster + rank;
       const int64_t my_row = row * kRows + first + warp % 4 * 16;
       float sums[kColumns / 2] = {};
       const auto at = [&](int, int j, int e) -> float& { return sums[4 * j + e]; };
@@ -166,7 +211,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             for (int i = 0; i < product.k[s] - k; i += 16)
               multiply_step<Left, Right, 1>(sums, a + Left::advance(i), b + Right::advance(i));
           ptx::wgmma_wait<1>();
-          if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);
+          if (unread >= 0) give_back(unread);
           unread = place.stage;
         }
         if (kLayout == PL_NN && product.mask_after[s]) {
@@ -175,10 +220,11 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
       ptx::wgmma_wait<0>();
-      if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);
+      if (unread >= 0) give_back(unread);
       store_sums<1, kColumns / 8>(product, my_row, column * kColumns, at);
     }
   }
+  meet_cluster();  // a block stays while another may still arrive at its barriers
 #endif
 }
 
@@ -196,7 +242,8 @@ bool make_maps(const ProductBf16& from, int s, ProductSm90* to) {
   return make_tensor_map(&to->x[s], segment.x, Left::kIsOuter ? k : from.m,
                          Left::kIsOuter ? from.m : k, segment.x_stride, Left::box_rows(kRows)) &&
          make_tensor_map(&to->w[s], segment.w, Right::kIsOuter ? k : from.n,
-                         Right::kIsOuter ? from.n : k, segment.w_stride, Right::box_rows(kColumns));
+                         Right::kIsOuter ? from.n : k, segment.w_stride,
+                         Right::box_rows(Sizes::kHalf));
 }
 
 template <pl_layout kLayout, int kColumns>
@@ -208,10 +255,12 @@ bool run(Stream& stream, const ProductBf16& from) {
   product.dropout = from.dropout;
   for (int s = 0; s < from.segment_count; ++s)
     if (!make_maps<Sizes, kColumns>(from, s, &product)) return false;
-  const TileOrder tiles = {(from.m + kRows - 1) / kRows, (from.n + kColumns - 1) / kColumns};
+  const TileOrder tiles = order_of((from.m + kRows - 1) / kRows, (from.n + kColumns - 1) / kColumns,
+                                   stream.processors());
+  const int64_t clusters = stream.processors() / tiles.cluster;
   LaunchShape shape;
-  shape.grid = blocks_for(
-      tiles.count() < stream.processors() ? tiles.count() : int64_t(stream.processors()), 1);
+  shape.grid = blocks_for(tiles.count() < clusters ? tiles.count() : clusters, 1) * tiles.cluster;
+  shape.cluster = unsigned(tiles.cluster);
   shape.block = kThreads;
   shape.shared_bytes = size_t(Sizes::kStages) * Sizes::kStageBytes;
   shape.tier = Tier::sm90a;

@@ -53,8 +53,8 @@ const mutants = [
     name: 'the product by wgmma stores sums that are not there yet',
     file: 'cuda/product_bf16_sm90.cu',
     from: `      ptx::wgmma_wait<0>();
-      if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);`,
-    to: '      if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);',
+      if (unread >= 0) give_back(unread);`,
+    to: '      if (unread >= 0) give_back(unread);',
     program: 'product_bf16_test',
     found: { plain: 'unfinished' },
   },
@@ -70,16 +70,16 @@ const mutants = [
   {
     name: 'the product by wgmma gives a stage back that is still multiplied',
     file: 'cuda/product_bf16_sm90.cu',
-    from: `          if (unread >= 0 && lane == 0) ptx::mbarrier_arrive(&empty[unread]);
+    from: `          if (unread >= 0) give_back(unread);
           unread = place.stage;`,
-    to: '          if (lane == 0) ptx::mbarrier_arrive(&empty[place.stage]);',
+    to: '          give_back(place.stage);',
     program: 'product_bf16_test',
     found: { plain: 'values', race: 'race' },
   },
   {
     name: 'the product by wgmma does not wait for a stage to be empty',
     file: 'cuda/product_bf16_sm90.cu',
-    from: '            ptx::mbarrier_wait(&empty[place.stage], place.phase ^ 1);',
+    from: '            ptx::mbarrier_wait_cluster(&empty[place.stage], place.phase ^ 1);',
     to: '',
     program: 'product_bf16_test',
     found: { plain: 'misuse' },
@@ -103,10 +103,50 @@ const mutants = [
   {
     name: 'no barrier after the mbarriers are made',
     file: 'cuda/product_bf16_sm90.cu',
-    from: '  __syncthreads();\n',
-    to: '',
+    from: '  meet_cluster();  // before',
+    to: '  // before',
     program: 'product_bf16_test',
     found: { race: 'race' },
+  },
+  {
+    name: 'a block of a cluster does not wait for the mbarriers of the other',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: '  meet_cluster();  // before',
+    to: '  __syncthreads();  // before',
+    program: 'product_bf16_test',
+    found: { race: 'race' },
+  },
+  {
+    name: 'a block of a cluster ends before the other has arrived at its mbarriers',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: '  meet_cluster();  // a block stays',
+    to: '  // a block stays',
+    program: 'product_bf16_test',
+    found: { plain: 'misuse' },
+  },
+  {
+    name: 'the half tile goes to the first block of the cluster alone',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: '(1 << kCluster) - 1',
+    to: '1',
+    program: 'product_bf16_test',
+    found: { plain: 'deadlock' },
+  },
+  {
+    name: 'both blocks of a cluster bring the same half',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: 'for (int half = rank; half < kCluster;',
+    to: 'for (int half = 0; half < kCluster;',
+    program: 'product_bf16_test',
+    found: { plain: 'values' },
+  },
+  {
+    name: 'a stage is given back to its own block twice',
+    file: 'cuda/product_bf16_sm90.cu',
+    from: 'ptx::mbarrier_arrive_remote(&empty[stage], lane);',
+    to: 'ptx::mbarrier_arrive_remote(&empty[stage], rank);',
+    program: 'product_bf16_test',
+    found: { plain: 'values', race: 'race' },
   },
   {
     name: 'the second warpgroup multiplies the rows of the first',
@@ -162,7 +202,7 @@ const mutants = [
 
 /** What a detector says; a failed test without any of it has wrong values. */
 const words = {
-  misuse: /no wgmma\.fence came|is known here|more than its \d+ arrivals/,
+  misuse: /no wgmma\.fence came|is known here|more than its \d+ arrivals|has ended/,
   race: /\brace: /,
   'in flight': /in flight: /,
   'never written': /never written: /,

@@ -2,6 +2,7 @@
 // every layout at ragged sizes: bit for bit against integers, whose products and sums are exact in
 // any order, and against float64.
 #include <cmath>
+#include <cstring>
 #include <memory>
 
 #include "cuda/product_bf16.cu"
@@ -65,8 +66,8 @@ double mask_at(int32_t step, int32_t sample, int32_t position, int64_t column) {
 }
 
 // Integers of at most `limit`, or normal numbers if that is 0. Each operand is its own allocation,
-// so that what lies beyond it belongs to nobody.
-void test(const Case& one, int architecture, int limit, Random& random) {
+// so that what lies beyond it belongs to nobody. Returns y.
+std::vector<float> test(const Case& one, int architecture, int limit, Random& random) {
   TestStream stream(one.processors, architecture);
   // TMA knows where a row ends: NaNs behind it are never read.
   const uint16_t padding = architecture == 90 ? 0x7fff : 0;
@@ -171,11 +172,30 @@ void test(const Case& one, int architecture, int limit, Random& random) {
     }
   expect(wrong == 0,
          name + ": " + std::to_string(wrong) + " wrong, the first at " + std::to_string(first));
+  return found;
 }
 
-// Every tile once, and the bands one after the other.
+// Blocks alone and clusters of two, also with one row of tiles too few: the same bits.
+void test_clusters() {
+  for (pl_layout layout : {PL_NT, PL_NN, PL_TN}) {
+    std::vector<float> alone;
+    for (int processors : {1, 2, 4}) {
+      Random random = {20250204};
+      const std::vector<float> found = test(
+          {layout, 261, 139, {77, 16}, layout == PL_NN ? 0 : -1, false, processors}, 90, 0, random);
+      if (processors == 1) alone = found;
+      expect(found.size() == alone.size() &&
+                 std::memcmp(found.data(), alone.data(), alone.size() * sizeof(float)) == 0,
+             "a cluster has the bits of blocks alone");
+    }
+  }
+}
+
+// Every tile once, and the bands one after the other; in clusters where they cost nothing.
 void test_order() {
-  for (const sm90::TileOrder order : {sm90::TileOrder{1, 1}, {5, 3}, {16, 4}, {37, 7}, {64, 1}}) {
+  for (const sm90::TileOrder order :
+       {sm90::TileOrder{1, 1, 1}, {5, 3, 1}, {16, 4, 2}, {37, 7, 1}, {37, 7, 2}, {64, 1, 1}}) {
+    const int64_t most = order.kBand / order.cluster;
     std::vector<int> seen(size_t(order.count()));
     int64_t last_band = 0;
     bool in_bands = true;
@@ -184,14 +204,23 @@ void test_order() {
       order.at(tile, &row, &column);
       if (row < 0 || row >= order.rows || column < 0 || column >= order.columns) continue;
       ++seen[size_t(row * order.columns + column)];
-      in_bands = in_bands && row / order.kBand >= last_band;
-      last_band = row / order.kBand;
+      in_bands = in_bands && row / most >= last_band;
+      last_band = row / most;
     }
     bool once = true;
     for (int count : seen) once = once && count == 1;
     expect(once && in_bands, "the order of " + std::to_string(order.rows) + " x " +
-                                 std::to_string(order.columns) + " tiles");
+                                 std::to_string(order.columns) + " tiles in clusters of " +
+                                 std::to_string(order.cluster));
   }
+  const auto cluster = [](int64_t rows, int64_t columns, int64_t processors) {
+    return sm90::order_of(rows, columns, processors).cluster;
+  };
+  expect(cluster(64, 16, 132) == 2, "clusters where the tiles are many");
+  expect(cluster(3, 1, 132) == 2, "clusters where there is room for a row that is none");
+  expect(cluster(3, 44, 132) == 1, "none where that row would cost a round");
+  expect(cluster(1, 16, 132) == 1 && cluster(64, 16, 1) == 1,
+         "none where there is nobody to share");
 }
 
 // What is not for wgmma goes to the first tier.
@@ -227,6 +256,7 @@ int main() {
   if (TestStream().has_wgmma()) {
     tiers.push_back(90);
     test_order();
+    test_clusters();
     test_refusals();
   } else {
     skip("the products by wgmma", "this is no sm_90");

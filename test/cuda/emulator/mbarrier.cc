@@ -63,6 +63,9 @@ void mbarrier_arrive_remote(void* address, int rank, Site site) {
   if (rank < 0 || size_t(rank) >= cluster.blocks.size())
     fail("mbarrier.arrive at %s: the cluster has no block %d", describe_site(site).c_str(), rank);
   Block& block = *cluster.blocks[size_t(rank)];
+  if (block.live == 0)
+    fail("mbarrier.arrive at %s: block %d of the cluster has ended", describe_site(site).c_str(),
+         rank);
   arrive(block, block.shared + (static_cast<char*>(address) - current->block->shared), 0, site);
   maybe_yield();
 }

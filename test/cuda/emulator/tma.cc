@@ -104,7 +104,10 @@ void tma_load_2d(void* shared, const void* map_address, int x, int y, void* barr
       std::memset(proxy_view(block) + offset, 0xFF, size_t(bytes));
     }
     race::write_issued(block.shared + offset, size_t(bytes), "a TMA load", site);
-    issue(cluster, {[map, &block, offset, barrier_offset, x, y, bytes, site] {
+    issue(cluster, {[map, &own, &block, offset, barrier_offset, x, y, bytes, site] {
+                      if (&block != &own && block.live == 0)
+                        fail("a TMA load at %s: block %u of the cluster has ended",
+                             describe_site(site).c_str(), block.rank);
                       land_load(map, block, offset, x, y);
                       char* const at = block.shared + barrier_offset;
                       const auto found = block.mbarriers.find(at);
