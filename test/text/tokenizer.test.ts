@@ -190,6 +190,22 @@ describe('Tokenizer', function () {
     }
   })
 
+  it('is patient, but not for ever, where the process has not had the processor', async () => {
+    const path = await writeTokenizer(folder, 'starved', { split: '(a+)+$' })
+    const { cpuUsage } = process
+    // Loaded before, so that the deadline of the start has nothing to do with it.
+    const tokenizer = await Tokenizer.load(path, { deadlineMs: 100 })
+    const started = performance.now()
+    process.cpuUsage = () => ({ user: 0, system: 0 })
+    try {
+      await assert.rejects(tokenizer.encode(['a'.repeat(40) + '!']), /took longer than the 100 ms/)
+      assert.ok(performance.now() - started >= 2000)
+    } finally {
+      process.cpuUsage = cpuUsage
+      await tokenizer.dispose()
+    }
+  })
+
   it('refuses texts that a normalizer would blow up', async () => {
     const normalizer = {
       type: 'Sequence',
