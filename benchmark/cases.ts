@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { lora } from '../lib/adapters/declaration.js'
-import { saveModel } from '../lib/merge/save-model.js'
+import { saveModel } from '../lib/models/save.js'
 import { Model } from '../lib/model.js'
 
 export type DType = 'f32' | 'bf16'

@@ -1,6 +1,6 @@
 import { z } from 'zod'
+import { configError } from '../config-error.js'
 import { ConfigError } from '../errors.js'
-import { configError } from '../train/options.js'
 import type { LawName } from './arms/law.js'
 
 /** study.yaml: what is studied, on what, and for how long. */

@@ -2,11 +2,11 @@ import { z } from 'zod'
 import { composeSaved } from '../adapters/compose.js'
 import type { CompositionGate } from '../adapters/kinds.js'
 import { saveAdapter } from '../adapters/peft.js'
+import { configError } from '../config-error.js'
 import { Device, type DeviceOptions } from '../device.js'
 import { ConfigError } from '../errors.js'
 import { readConfig } from '../models/index.js'
 import { requireOutside } from '../output-folder.js'
-import { configError } from '../train/options.js'
 
 /** A composition of saved adapters behind a gate that needs no training, as a YAML file has it. */
 

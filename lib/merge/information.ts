@@ -7,12 +7,12 @@ import { AbortedError, ConfigError } from '../errors.js'
 import { Model } from '../model.js'
 import { layerName, linearGroups, type LinearGroupName, linearNames } from '../models/index.js'
 import { unfreezeWeights } from '../models/load.js'
+import { saveModel } from '../models/save.js'
 import { publishFolder } from '../output-folder.js'
 import { writeSafetensors } from '../safetensors.js'
 import { scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
 import { decoderInput, trainMicroBatch } from '../train/step.js'
-import { saveModel } from './save-model.js'
 
 /** What RegMean and Fisher-weighted averaging must know of a model beside its weights, gathered from a corpus. */
 export interface InformationOptions extends DeviceOptions {

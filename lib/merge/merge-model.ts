@@ -2,11 +2,11 @@ import { folderFormat } from '../adapters/peft.js'
 import type { DeviceOptions } from '../device.js'
 import { FormatError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
+import type { ModelDType } from '../models/save.js'
 import { requireOutside } from '../output-folder.js'
 import { mergeRecipe } from './merge-recipe.js'
 import type { PlainAdapterOptions } from './plain-adapter.js'
 import { parseRecipe } from './recipe.js'
-import type { ModelDType } from './save-model.js'
 
 export interface MergeModelOptions extends DeviceOptions, Omit<PlainAdapterOptions, 'rank'> {
   /** Model folder. */

@@ -1,4 +1,5 @@
 import { z } from 'zod'
+import { configError } from '../config-error.js'
 import { ConfigError } from '../errors.js'
 import { type Method, methods } from './methods.js'
 import { checkSettings, type Settings } from './settings.js'
@@ -92,7 +93,8 @@ export function parseRecipe(value: unknown, file = 'recipe'): Recipe {
     if (typeof value === 'object' && value !== null && Object.hasOwn(value, key))
       fail(`${key} is not supported: ${reason}`, key)
   const parsed = recipeSchema.safeParse(value)
-  if (!parsed.success) throw schemaError(parsed.error, value, file)
+  if (!parsed.success)
+    throw configError(parsed.error, value, file, { whole: 'the recipe', keysAt: knownKeys })
   const recipe = parsed.data
   const methodName = recipe.merge_method
   if (!Object.hasOwn(methods, methodName))
@@ -190,29 +192,16 @@ function checkModels(
     )
 }
 
-function schemaError(error: z.ZodError, value: unknown, file: string): ConfigError {
-  const issue = error.issues[0]
-  const key = issue.path.map(String).join('.')
-  let received: unknown = value
-  for (const part of issue.path)
-    received = (received as Record<PropertyKey, unknown> | undefined | null)?.[part]
-  const shown = received === undefined ? 'missing' : JSON.stringify(received)
-  const problem =
-    issue.code === 'unrecognized_keys'
-      ? `${[...issue.path.map(String), issue.keys[0]].join('.')} is not a known key; ${allowedKeys(issue.path)}`
-      : `${key || 'the recipe'}: ${issue.message}, received ${shown.length > 80 ? `${shown.slice(0, 77)}...` : shown}`
-  return new ConfigError(`${file}: ${problem}`, { cause: error, details: { file, key, received } })
-}
-
-function allowedKeys(path: readonly PropertyKey[]): string {
-  const last = path.filter((part) => typeof part === 'string').at(-1)
-  const schema =
-    last === undefined
-      ? recipeSchema
-      : last === 'models'
-        ? model
-        : last === 'slices'
-          ? slice
-          : source
-  return `there are ${Object.keys(schema.shape).join(', ')}`
+function knownKeys(path: readonly PropertyKey[]): readonly string[] {
+  if (path.includes('parameters')) return Object.keys(conditional.shape)
+  switch (path.findLast((part) => typeof part === 'string')) {
+    case undefined:
+      return Object.keys(recipeSchema.shape)
+    case 'models':
+      return Object.keys(model.shape)
+    case 'slices':
+      return Object.keys(slice.shape)
+    default:
+      return Object.keys(source.shape)
+  }
 }

@@ -2,8 +2,8 @@ import { open, writeFile, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FormatError } from '../errors.js'
 import { whatToDo } from '../file-system.js'
+import type { ModelDType } from '../models/save.js'
 import { narrow } from './float-bits.js'
-import type { ModelDType } from './save-model.js'
 
 export interface PlannedTensor {
   readonly name: string

@@ -1,5 +1,5 @@
 import { z } from 'zod'
-import { ConfigError } from '../errors.js'
+import { configError } from '../config-error.js'
 import { methodSchema } from './method.js'
 import { mixingSchema } from './mixing-options.js'
 
@@ -118,19 +118,4 @@ export function parseTrainConfig(value: unknown, file = 'config'): TrainConfig {
   const result = trainSchema.safeParse(value)
   if (result.success) return result.data
   throw configError(result.error, value, file)
-}
-
-/** The first issue of a schema's error as a ConfigError. */
-export function configError(error: z.ZodError, value: unknown, file: string): ConfigError {
-  const issue = error.issues[0]
-  const key = issue.path.map(String).join('.')
-  let received: unknown = value
-  for (const part of issue.path)
-    received = (received as Record<PropertyKey, unknown> | undefined | null)?.[part]
-  const shown = received === undefined ? 'missing' : JSON.stringify(received)
-  const problem =
-    issue.code === 'unrecognized_keys'
-      ? `${file}: ${[...issue.path.map(String), issue.keys[0]].join('.')} is not a known key`
-      : `${file}: ${key || 'the configuration'}: ${issue.message}, received ${shown.length > 80 ? `${shown.slice(0, 77)}...` : shown}`
-  return new ConfigError(problem, { cause: error, details: { file, key, received } })
 }

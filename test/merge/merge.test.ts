@@ -6,7 +6,7 @@ import { lora } from '../../lib/adapters/declaration.js'
 import { loadAdapter } from '../../lib/adapters/peft.js'
 import { ArgumentError, ConfigError, type PolyloraError } from '../../lib/errors.js'
 import { mergeAdapter } from '../../lib/merge/merge.js'
-import { saveModel } from '../../lib/merge/save-model.js'
+import { saveModel } from '../../lib/models/save.js'
 import { assertClose } from '../compare.js'
 import {
   goldenFolder,

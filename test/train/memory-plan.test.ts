@@ -16,7 +16,7 @@ import {
 } from '../../lib/train/memory-plan.js'
 import { parseTrainConfig, type TrainConfigInput } from '../../lib/train/options.js'
 import { train } from '../../lib/train/train.js'
-import { saveModel } from '../../lib/merge/save-model.js'
+import { saveModel } from '../../lib/models/save.js'
 import { Random } from '../random.js'
 import { temporaryFolder } from '../temporary-folder.js'
 

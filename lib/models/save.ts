@@ -1,10 +1,12 @@
 import { copyFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ConfigError } from '../errors.js'
-import { type DecoderConfig, type DecoderWeights, eachWeight } from '../models/index.js'
 import { publishFolder, requireNewFolder, requireOutside } from '../output-folder.js'
 import { Parameter } from '../parameter.js'
 import { type SafetensorsSource, writeSafetensors } from '../safetensors.js'
+import type { DecoderConfig } from './config.js'
+import type { DecoderWeights } from './decoder.js'
+import { eachWeight } from './layout.js'
 
 export type ModelDType = 'f32' | 'bf16' | 'f16'
 
