@@ -1,15 +1,28 @@
-import { scope } from '../scope.js'
+import { Scope, scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
-import type { Weight } from '../weight.js'
+import { Weight } from '../weight.js'
 
 /** The leading factors of a packed weight, without ever holding the whole of it on the host. Vectors are float64. */
 
 const oversampling = 8
-const mostIterations = 200
-// One minus the cosine of the angle that a vector still moves by: 1e-5, where float32 products stop improving.
-const converged = 1e-10
+const mostRounds = 40
+// Roundings of a sum of K products add up like a random walk, so a product of W is known to 2^-24 √K of its largest
+// singular value, and so are the triplets, as LAPACK's in float32 are. A round makes two products of rounded vectors;
+// noise of 896 x 896 comes to rest at 1.2 of this unit.
+const noiseOfSums = 4 * 2 ** -24
+// How far a round may raise the largest direction above those that it leaves alone: beneath it float32 still sees them.
+const mostGrowth = 1e4
+const mostDegree = 32
 
-/** The largest `count` singular values of W with their vectors, by subspace iteration from a fixed start. */
+/**
+ * The largest `count` singular values of W with their vectors, from a fixed start, by subspace iteration through
+ * Chebyshev polynomials of WᵀW (Zhou et al. 2006). Where singular values lie close together a power of WᵀW separates
+ * them by their ratio, and W near its initialisation has thousands that are all but equal; the polynomial of degree p
+ * that stays within ±1 up to the smallest value found separates them as a power of about p² does.
+ *
+ * It ends when W v_i is σ_i u_i but for rounding. Directions are then as good as the gaps between singular values let
+ * them be; within a cluster any direction is as good as another.
+ */
 export async function singularTriplets(
   weight: Weight,
   count: number,
@@ -17,23 +30,28 @@ export async function singularTriplets(
   const { rows, columns } = weight
   const most = Math.min(rows, columns)
   const width = Math.min(most, count + oversampling)
-  let v = orthonormalize(Array.from({ length: width }, (_, k) => startVector(columns, k)))
-  let s: number[] = []
-  let u: Float64Array[] = []
-  for (let iteration = 0; iteration < mostIterations; iteration++) {
-    // W V = U B with B small; its own singular values are those of W in the subspace.
-    const image = await times(weight, v, 'nt')
-    const basis = orthonormalize(image)
-    const back = await times(weight, basis, 'nn')
-    const next = rotate(basis, back)
-    // Values settle with the square of the angles, so the angles are what is watched.
-    const change = Math.max(
-      ...next.v.slice(0, count).map((vector, i) => 1 - Math.abs(dot(vector, v[i]))),
-    )
-    ;({ u, s, v } = next)
-    if (change <= converged || width === most) break
-  }
-  return { u: padded(u, count, rows), s: padNumbers(s, count), v: padded(v, count, columns) }
+  const tolerance = noiseOfSums * Math.sqrt(Math.max(rows, columns))
+  return await inFloat32(weight, async (exact) => {
+    let v = orthonormalize(Array.from({ length: width }, (_, k) => startVector(columns, k)))
+    for (let round = 1; ; round++) {
+      // W V = Q R, and the singular values of W in the subspace are those of Qᵀ W.
+      const q = orthonormalize(await times(exact, v, 'nt'))
+      const next = rightVectors(await times(exact, q, 'nn'))
+      const { s, mix } = next
+      // v_i is Wᵀ u_i / σ_i, so what of it lies outside of the subspace is what W v_i still lacks.
+      const isSettled = next.v
+        .slice(0, count)
+        .every((vector, i) => s[i] * distance(vector, v) <= tolerance * s[0])
+      if (isSettled || width === most || round === mostRounds)
+        return {
+          u: padded(combine(q, mix), count, rows),
+          s: padNumbers(s, count),
+          v: padded(next.v, count, columns),
+        }
+      const bound = Math.max(s[width - 1] ** 2, 1e-8 * s[0] ** 2)
+      v = orthonormalize(await filtered(exact, next.v, bound, degreeFor(s[0] ** 2 / bound)))
+    }
+  })
 }
 
 /** Q and R of W = Q R, R's diagonal being positive: the first `count` columns of Q and rows of R. */
@@ -47,10 +65,23 @@ export async function orthonormalColumns(
     unit[k] = 1
     return unit
   })
-  const first = await times(weight, units, 'nt')
-  const q = orthonormalize(first)
-  const r = await times(weight, q, 'nn')
-  return { q: padded(q, count, weight.rows), r: padded(r, count, weight.columns) }
+  return await inFloat32(weight, async (exact) => {
+    const q = orthonormalize(await times(exact, units, 'nt'))
+    const r = await times(exact, q, 'nn')
+    return { q: padded(q, count, weight.rows), r: padded(r, count, weight.columns) }
+  })
+}
+
+/** Factors are those of W itself, also where the model's own products round it. */
+async function inFloat32<Result>(
+  weight: Weight,
+  body: (weight: Weight) => Promise<Result>,
+): Promise<Result> {
+  const { device, rows, columns, storage, compute } = weight
+  if (compute === 'f32') return await body(weight)
+  using copy = Weight.create(device, { rows, columns, storage })
+  scope(() => copy.update(weight.read(0, rows, storage)))
+  return await body(copy)
 }
 
 /** W v for each v ('nt'), or Wᵀ v ('nn'), in float32 on the device. */
@@ -59,26 +90,86 @@ async function times(
   vectors: readonly Float64Array[],
   layout: 'nt' | 'nn',
 ): Promise<Float64Array[]> {
-  const { device } = weight
-  const length = layout === 'nt' ? weight.rows : weight.columns
-  const y = scope(() => {
-    const x = Tensor.from(device, Float32Array.from(vectors.flatMap((vector) => [...vector])), [
-      vectors.length,
-      vectors[0].length,
-    ])
-    const y = Tensor.empty(device, [vectors.length, length])
-    device.run('matmul', {
-      layout,
-      segments: [{ x: x.native, weight: weight.native }],
-      y: y.native,
+  return await readVectors(scope(() => product(weight, upload(weight, vectors), layout)))
+}
+
+/**
+ * T(2 WᵀW / bound - 1) v for each v, T being the Chebyshev polynomial of a degree: T_k+1(t) = 2 t T_k(t) - T_k-1(t).
+ *
+ * @param bound of the squared singular values that are not to grow
+ */
+async function filtered(
+  weight: Weight,
+  vectors: readonly Float64Array[],
+  bound: number,
+  degree: number,
+): Promise<Float64Array[]> {
+  // factor WᵀW x + alpha x + beta other
+  const step = (x: Tensor, other: Tensor, factor: number, alpha: number, beta: number) =>
+    scope(() => {
+      const { device, shape } = x
+      const y = Tensor.empty(device, shape)
+      device.run('add', { a: x.native, b: other.native, alpha, beta, y: y.native })
+      const scale = Tensor.full(device, [weight.columns], factor)
+      return product(weight, product(weight, x, 'nt'), 'nn', { scale, y })
     })
-    return y
+  const y = scope(() => {
+    let before = upload(weight, vectors)
+    let last = step(before, before, 2 / bound, -1, 0)
+    for (let k = 1; k < degree; k++) {
+      const next = step(last, before, 4 / bound, -2, -1)
+      Scope.discard(before)
+      before = last
+      last = next
+    }
+    return last
   })
+  return await readVectors(y)
+}
+
+/** The highest degree that the largest direction can bear. @param ratio of its square to the bound */
+function degreeFor(ratio: number): number {
+  const degree = Math.floor(Math.acosh(mostGrowth) / Math.acosh(Math.max(1, 2 * ratio - 1)))
+  return Math.max(1, Math.min(mostDegree, degree))
+}
+
+/** x Wᵀ ('nt') or x W ('nn') for rows x; with `sum` scaled by columns and added to y. */
+function product(
+  weight: Weight,
+  x: Tensor,
+  layout: 'nt' | 'nn',
+  sum?: { scale: Tensor; y: Tensor },
+): Tensor {
+  const { device, rows, columns } = weight
+  const y = sum?.y ?? Tensor.empty(device, [x.shape[0], layout === 'nt' ? rows : columns])
+  device.run('matmul', {
+    layout,
+    segments: [{ x: x.native, weight: weight.native }],
+    ...(sum ? { columnScale: sum.scale.native, residual: y.native } : {}),
+    y: y.native,
+  })
+  return y
+}
+
+function upload({ device }: Weight, vectors: readonly Float64Array[]): Tensor {
+  const length = vectors[0].length
+  const values = new Float32Array(vectors.length * length)
+  vectors.forEach((vector, k) => {
+    values.set(vector, k * length)
+  })
+  return Tensor.from(device, values, [vectors.length, length])
+}
+
+/** The rows of a tensor, which is released. */
+async function readVectors(tensor: Tensor): Promise<Float64Array[]> {
+  const [count, length] = tensor.shape
   try {
-    const values = await y.readFloats()
-    return vectors.map((_, k) => Float64Array.from(values.subarray(k * length, (k + 1) * length)))
+    const values = await tensor.readFloats()
+    return Array.from({ length: count }, (_, k) =>
+      Float64Array.from(values.subarray(k * length, (k + 1) * length)),
+    )
   } finally {
-    y.release()
+    tensor.release()
   }
 }
 
@@ -89,10 +180,7 @@ function orthonormalize(vectors: readonly Float64Array[]): Float64Array[] {
     const rest = Float64Array.from(vector)
     const before = norm(rest)
     for (let pass = 0; pass < 2; pass++)
-      for (const other of basis) {
-        const along = dot(rest, other)
-        for (let i = 0; i < rest.length; i++) rest[i] -= along * other[i]
-      }
+      for (const other of basis) addTo(rest, other, -dot(rest, other))
     const length = norm(rest)
     const over = length > 1e-12 * before && length > 0 ? 1 / length : 0
     basis.push(rest.map((value) => value * over))
@@ -100,26 +188,40 @@ function orthonormalize(vectors: readonly Float64Array[]): Float64Array[] {
   return basis
 }
 
-/** Singular vectors of Σ_k basis_k back_kᵀ: by the eigenvectors of the small matrix back backᵀ (Jacobi). */
-function rotate(
-  basis: readonly Float64Array[],
-  back: readonly Float64Array[],
-): { u: Float64Array[]; s: number[]; v: Float64Array[] } {
-  const gram = back.map((row) => back.map((other) => dot(row, other)))
-  const { values, vectors } = eigen(gram)
+/**
+ * Singular values of Σ_k q_k back_kᵀ for orthonormal q, largest first, with the right vectors and with what makes the
+ * left ones of q: by the eigenvectors of the small matrix back backᵀ (Jacobi).
+ */
+function rightVectors(back: readonly Float64Array[]): {
+  s: number[]
+  v: Float64Array[]
+  mix: Float64Array[]
+} {
+  const { values, vectors } = eigen(back.map((row) => back.map((other) => dot(row, other))))
   const order = values.map((_, i) => i).sort((i, j) => values[j] - values[i])
-  const s = order.map((i) => Math.sqrt(Math.max(0, values[i])))
-  const combine = (from: readonly Float64Array[], i: number) => {
-    const sum = new Float64Array(from[0].length)
-    from.forEach((vector, k) => {
-      const weight = vectors[k][i]
-      for (let j = 0; j < sum.length; j++) sum[j] += weight * vector[j]
+  const mix = order.map((i) => Float64Array.from(vectors, (row) => row[i]))
+  return {
+    s: order.map((i) => Math.sqrt(Math.max(0, values[i]))),
+    v: orthonormalize(combine(back, mix)),
+    mix,
+  }
+}
+
+/** Σ_k mix_i[k] x_k for each i. */
+function combine(x: readonly Float64Array[], mix: readonly Float64Array[]): Float64Array[] {
+  return mix.map((weights) => {
+    const sum = new Float64Array(x[0].length)
+    x.forEach((vector, k) => {
+      addTo(sum, vector, weights[k])
     })
     return sum
-  }
-  const u = order.map((i) => combine(basis, i))
-  const v = orthonormalize(order.map((i) => combine(back, i)))
-  return { u, s, v }
+  })
+}
+
+/** Of a unit vector from the span of an orthonormal basis. */
+function distance(vector: Float64Array, basis: readonly Float64Array[]): number {
+  const within = basis.reduce((sum, other) => sum + dot(vector, other) ** 2, 0)
+  return Math.sqrt(Math.max(0, dot(vector, vector) - within))
 }
 
 /** Eigenvalues and eigenvectors (columns) of a small symmetric matrix, by Jacobi's rotations. */
@@ -174,6 +276,11 @@ function startVector(length: number, k: number): Float64Array {
     t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
     return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32 - 0.5
   })
+}
+
+/** sum += factor · x */
+function addTo(sum: Float64Array, x: Float64Array, factor: number): void {
+  for (let i = 0; i < sum.length; i++) sum[i] += factor * x[i]
 }
 
 function dot(a: Float64Array, b: Float64Array): number {
