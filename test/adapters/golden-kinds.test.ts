@@ -13,6 +13,7 @@ import { type Schedule, scheduleFactor } from '../../lib/train/schedule.js'
 import { trainMicroBatch } from '../../lib/train/step.js'
 import { Trainer } from '../../lib/train/trainer.js'
 import { assertClose, relativeError } from '../compare.js'
+import { logitsOf } from '../decoder-logits.js'
 import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { goldenJson, goldenPath, goldenTensors } from '../golden-files.js'
@@ -101,6 +102,32 @@ forEachDevice('adapter kinds of other implementations', (context) => {
       } finally {
         trainer.dispose()
         adapter.dispose()
+      }
+    })
+
+  for (const [name, published] of Object.entries({
+    'hydra-lora': "HydraLoRA's own layers",
+    'mtl-lora': "MTL-LoRA's own layers",
+  }))
+    it(`have the logits of the published code: ${published}`, async () => {
+      const { device } = context
+      const { base } = goldenJson<GoldenRun>(`kinds/${name}/run.json`)
+      using decoder = await loadGoldenModel(device, base)
+      using adapter = await open(device, decoder, name)
+      const expected = goldenTensors(`published/${name}.safetensors`)
+      const ints = (key: string) => expected.get(key)!.values as Int32Array
+      const sequences = { tokens: ints('tokens'), cuSeqlens: ints('cu_seqlens') }
+      const runs = [...expected.keys()].filter((key) => key.startsWith('logits'))
+      assert.equal(runs.length, name === 'mtl-lora' ? 2 : 1)
+      for (const key of runs) {
+        const discipline = key.slice('logits.'.length)
+        if (discipline !== '') adapter.useDiscipline(discipline)
+        assertClose(
+          await logitsOf(decoder, adapter, sequences),
+          expected.get(key)!.values,
+          1e-5,
+          key,
+        )
       }
     })
 
