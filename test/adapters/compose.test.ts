@@ -5,7 +5,9 @@ import { composeAdapters } from '../../lib/adapters/compose.js'
 import { lora, type LoraOptions } from '../../lib/adapters/declaration.js'
 import { hydraLora, type CompositionGate } from '../../lib/adapters/kinds.js'
 import { loadAdapter, saveAdapter } from '../../lib/adapters/peft.js'
+import { packBatch } from '../../lib/data/packed-batch.js'
 import type { DecoderConfig } from '../../lib/models/index.js'
+import { Trainer } from '../../lib/train/trainer.js'
 import { assertClose, assertSameBits } from '../compare.js'
 import { goldenModel, logitsOf, openDecoder } from '../decoder-logits.js'
 import type { Device } from '../../lib/device.js'
@@ -27,6 +29,37 @@ const trained: LoraOptions[] = [
     seed: 3,
   },
 ]
+
+const training = {
+  betas: [0.9, 0.999],
+  epsilon: 1e-8,
+  weightDecay: 0.01,
+  gradientClipping: 1,
+} as const
+
+/** One batch of two disciplines. */
+const batch = packBatch(
+  [9, 14].map((length, discipline) => ({
+    example: {
+      inputIds: new Random(50 + discipline).integers(length, 60),
+      labelMask: Uint8Array.from({ length }, (_, t) => Number(t > 0)),
+      discipline,
+    },
+    sampleIndex: discipline,
+  })),
+  ['biology', 'law'],
+)
+const plan = { batches: [batch], trainedTokens: batch.labels.length }
+
+/** A and B of every module. */
+async function frozenValues(adapter: Adapter): Promise<Map<string, Float32Array>> {
+  const values = new Map<string, Float32Array>()
+  for (const { path, group, part } of adapter.modules) {
+    values.set(`${path} A`, await group.a.value.readFloats())
+    values.set(`${path} B`, await part.b.value.readFloats())
+  }
+  return values
+}
 
 function experts(device: Device, config: DecoderConfig): Adapter[] {
   return trained.map((options, i) => {
@@ -160,13 +193,48 @@ forEachDevice('compositions of adapters', (context) => {
     )
   })
 
-  it('of MoLE train the gate alone', async () => {
-    await composed({ kind: 'mole', temperature: 2 }, (mixture) => {
-      const names = Array.from(mixture.parameters(), ({ parameter }) => parameter.name)
-      assert.ok(names.length > 0)
-      assert.ok(names.every((name) => name.endsWith('.lora_router.weight')))
-      return Promise.resolve()
-    })
+  it('of MoLE train the gate alone, say where it leads, and are saved whole', async () => {
+    const { device } = context
+    using model = await openDecoder(device, goldenModel('qwen3-sharded'))
+    const { decoder, config } = model
+    const own = experts(device, config)
+    const gate: CompositionGate = { kind: 'mole', temperature: 2, balanceLoss: 0.01 }
+    using mixture = await composeAdapters(device, config, own, gate, { seed: 6 })
+    for (const adapter of own) adapter.dispose()
+    const expertsBefore = await frozenValues(mixture)
+    const trainer = new Trainer(decoder, mixture, { ...training, learningRate: 0.05 })
+    const losses: number[] = []
+    try {
+      for (let step = 1; step <= 5; step++) {
+        const { loss, routing } = await trainer.step(plan, step, 1)
+        losses.push(loss)
+        assert.ok(routing)
+        assert.deepEqual(Object.keys(routing.byDiscipline), ['biology', 'law'])
+        assert.deepEqual(Object.keys(routing.losses), ['balance'])
+        for (const load of [routing.load, ...Object.values(routing.byDiscipline)])
+          assert.ok(Math.abs(load.reduce((a, b) => a + b, 0) - 1) < 1e-5, load.join())
+        // The load of all is that of the disciplines by their rows.
+        const { biology, law } = routing.byDiscipline
+        const share =
+          batch.rowDiscipline.filter((one) => one === 1).length / batch.rowDiscipline.length
+        assertClose(
+          routing.load,
+          biology.map((value, e) => (1 - share) * value + share * law[e]),
+          1e-5,
+        )
+      }
+    } finally {
+      trainer.dispose()
+    }
+    assert.ok(losses[4] < losses[0] - 1e-3, losses.join())
+    for (const [name, values] of await frozenValues(mixture))
+      assertSameBits(values, expertsBefore.get(name)!, name)
+    const names = Array.from(mixture.parameters(), ({ parameter }) => parameter.name)
+    assert.ok(names.length > 0 && names.every((name) => name.endsWith('.lora_router.weight')))
+    const actual = await logitsOf(decoder, mixture, sequences)
+    await saveAdapter(mixture, at('mole'), { baseModel: 'b' })
+    using again = await loadAdapter(device, config, at('mole'))
+    assertSameBits(await logitsOf(decoder, again, sequences), actual)
   })
 
   it('refuse what is no plain LoRA, and weights of another number', async () => {

@@ -168,6 +168,30 @@ describe('merge of a recipe', function () {
       /base_model must be given/,
     ],
     [
+      'an adapter with a value that is not finite',
+      async () => {
+        await randomAdapter(device, golden('base'), at('x'), 1, { rank: 2 })
+        const path = join(at('x'), 'adapter_model.safetensors')
+        const bytes = readFileSync(path)
+        bytes.writeFloatLE(NaN, bytes.length - 4)
+        writeFileSync(path, bytes)
+        return ties([at('x')])
+      },
+      /x.adapter_model\.safetensors: element \d+ of tensor \S+lora_[AB]\.weight is NaN/,
+    ],
+    [
+      'an adapter that lacks a module it names',
+      async () => {
+        await randomAdapter(device, golden('base'), at('x'), 1, { rank: 2 })
+        const path = join(at('x'), 'adapter_model.safetensors')
+        const text = readFileSync(path).toString('latin1')
+        const renamed = text.replaceAll('layers.1.mlp.up_proj.lora', 'layers.1.mlp.uq_proj.lora')
+        writeFileSync(path, Buffer.from(renamed, 'latin1'))
+        return ties([at('x')])
+      },
+      /x.adapter_model\.safetensors: tensor \S+uq_proj\S+ cannot be used/,
+    ],
+    [
       'an adapter of another shape',
       async () => {
         const qwen = goldenPath('models/qwen2/model')
