@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { format, resolveConfig } from 'prettier'
 import { formatDuration, Progress } from '../../lib/cli/progress.js'
 import { describeError, exitCodeOf } from '../../lib/cli/report.js'
+import { CorpusMemory } from '../../lib/data/index.js'
 import {
   collectFisher,
   collectGram,
@@ -51,6 +52,7 @@ const settings = {
 } as const
 const common = { dropout: 0.05, seed: 1 }
 const disciplines = [...disciplineNames]
+const corpora = new CorpusMemory()
 const adapterFolders = disciplines.map((name) => join(folder, 'adapters', name))
 
 /** Kinds of one adapter for all disciplines, s = 2; ranks are chosen for about the parameters of LoRA of rank 16. */
@@ -226,6 +228,7 @@ async function trainAndMeasure(model: Model, steps: number, say: Progress) {
     steps,
     batch: { size },
     data: { train: sources, chatTemplate: true },
+    corpora,
     onStep: ({ step, totalSteps, loss }) => {
       say.update(step, totalSteps, [`loss ${loss.toFixed(3)}`])
     },
