@@ -1,6 +1,8 @@
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { join } from 'node:path'
 import type { DeviceOptions } from '../device.js'
 import { ConfigError } from '../errors.js'
+import { nodeFileSystem } from '../file-system.js'
 import type { Adapter } from '../adapters/adapter.js'
 import type { Model } from '../model.js'
 import { readYaml } from './config-file.js'
@@ -64,11 +66,11 @@ export function addAdapterOptions(command: Command): Command {
   return command
     .option(
       '--adapter <folder>',
-      'adapter or mixture folder, or the YAML file of a composition of adapters',
+      'adapter or mixture folder, the folder of adapters of a run side by side, or the YAML file of a composition',
     )
     .option(
       '--discipline <name>',
-      'what an adapter whose gates go by discipline takes the text for',
+      'which adapter of a run side by side; what an adapter whose gates go by discipline takes the text for',
     )
 }
 
@@ -87,14 +89,44 @@ export async function attachAdapter(
     if (discipline !== undefined) fail('--discipline is for an adapter: give --adapter too')
     return []
   }
+  const sideBySide = await adaptersIn(adapter)
+  if (sideBySide.length > 0 && (discipline === undefined || !sideBySide.includes(discipline)))
+    fail(
+      `${adapter} holds an adapter for each discipline: give --discipline with one of ${sideBySide.join(', ')}`,
+    )
   const { attached, folders } = /\.ya?ml$/i.test(adapter)
     ? await attachComposed(model, adapter)
-    : { attached: await model.attachFrom(adapter), folders: [adapter] }
-  const { disciplines } = attached.declaration.form
-  if (discipline !== undefined) attached.useDiscipline(discipline)
-  else if (attached.needsDiscipline)
+    : await attachSaved(model, sideBySide.length > 0 ? join(adapter, discipline!) : adapter)
+  const { disciplines, gate, transform } = attached.declaration.form
+  const goesByDiscipline = gate?.kind === 'task' || transform
+  if (attached.needsDiscipline && discipline === undefined)
     fail(`${adapter} goes by discipline: give --discipline with one of ${disciplines.join(', ')}`)
+  if (discipline !== undefined && goesByDiscipline) attached.useDiscipline(discipline)
+  else if (discipline !== undefined && sideBySide.length === 0)
+    fail(
+      `--discipline is for nothing here: ${adapter} is of kind ${attached.declaration.kind}, which does the same for every discipline`,
+    )
   return folders
+}
+
+/** The adapters of a folder that is none itself, as a run side by side leaves them. */
+async function adaptersIn(folder: string): Promise<string[]> {
+  const list = (path: string) => nodeFileSystem.list(path).catch((): string[] => [])
+  const holdsAdapter = (names: readonly string[]) =>
+    ['adapter_config.json', 'mixture_config.json'].some((name) => names.includes(name))
+  const names = await list(folder)
+  if (holdsAdapter(names)) return []
+  const found: string[] = []
+  for (const name of names.sort())
+    if (holdsAdapter(await list(join(folder, name)))) found.push(name)
+  return found
+}
+
+async function attachSaved(
+  model: Model,
+  folder: string,
+): Promise<{ attached: Adapter; folders: readonly string[] }> {
+  return { attached: await model.attachFrom(folder), folders: [folder] }
 }
 
 async function attachComposed(

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
-import { existsSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { describe, it } from 'mocha'
 import { Adapter } from '../../lib/adapters/adapter.js'
 import { lora, type LoraDeclaration } from '../../lib/adapters/declaration.js'
-import { mtlLora } from '../../lib/adapters/kinds.js'
+import { loraMoe, mtlLora } from '../../lib/adapters/kinds.js'
 import { saveAdapter } from '../../lib/adapters/peft.js'
 import { Device } from '../../lib/device.js'
 import { readConfig } from '../../lib/models/index.js'
@@ -25,6 +25,7 @@ describe('adapter kinds on the command line', function () {
       biology: lora({ rank: 2, seed: 1 }),
       law: lora({ rank: 3, seed: 2 }),
       tasks: mtlLora({ rank: 2, disciplines: ['biology', 'law'] }),
+      routed: loraMoe({ rank: 2, experts: 3, seed: 3 }),
     }
     for (const [i, [name, declaration]] of Object.entries(declarations).entries()) {
       using adapter = Adapter.create(device, config, declaration)
@@ -118,6 +119,72 @@ describe('adapter kinds on the command line', function () {
     assert.match(exported.stdout, /lost energy 0\.000e\+0/)
     const plain = await generate('--adapter', 'law-of-tasks')
     assert.equal(plain.stdout, outputs[1])
+  })
+
+  it('a routed mixture is exported to PEFT with constants for its gates, and says what a rank loses', async () => {
+    const exported = (name: string, ...more: string[]) => {
+      const from = ['--model', model, '--adapter', 'routed', '--as', 'adapter', '--output', name]
+      return polylora(['merge', ...from, ...more], at('.'))
+    }
+    const refused = await exported('no')
+    assert.equal(refused.code, 2)
+    assert.match(refused.stderr, /^polylora: [^\n]*depend on each token[^\n]*\(gates\)[^\n]*\n$/)
+    assert.ok(!existsSync(at('no')))
+    const whole = await exported('whole', '--gates', '0.5,0.25,0.25')
+    assert.match(whole.stdout, /lost energy 0\.000e\+0/, whole.stderr)
+    const cut = await exported('cut', '--gates', '0.5,0.25,0.25', '--rank', '3')
+    assert.match(cut.stdout, /lost energy [1-9]\.\d{3}e-[12]/, cut.stderr)
+    for (const [name, rank] of Object.entries({ whole: 6, cut: 3 })) {
+      const { stdout } = await polylora(['describe', name, '--json'], at('.'))
+      const described = JSON.parse(stdout) as { format: string; modules: { rank: number }[] }
+      assert.equal(described.format, 'peft')
+      assert.ok(described.modules.every((module) => module.rank === rank))
+    }
+    const generated = await generate('--adapter', 'cut')
+    assert.equal(generated.code, 0, generated.stderr)
+  })
+
+  it('adapters trained side by side are generated with and evaluated by discipline', async () => {
+    mkdirSync(at('run/adapters'), { recursive: true })
+    for (const name of ['biology', 'law'])
+      cpSync(at(name), at(`run/adapters/${name}`), { recursive: true })
+    const without = await generate('--adapter', 'run/adapters')
+    assert.equal(without.code, 2)
+    assert.match(
+      without.stderr,
+      /an adapter for each discipline: give --discipline with one of biology, law\n$/,
+    )
+    const wrong = await generate('--adapter', 'run/adapters', '--discipline', 'music')
+    assert.match(wrong.stderr, /one of biology, law\n$/)
+    writeFileSync(
+      at('asked.jsonl'),
+      JSON.stringify({ prompt: 'What comes after 3?', completion: ' 4' }),
+    )
+    const evaluated = async (...more: string[]) => {
+      const options = ['--model', model, '--data', 'asked.jsonl', '--threads', '1']
+      const { code, stdout, stderr } = await polylora(['evaluate', ...options, ...more], at('.'))
+      assert.equal(code, 0, stderr)
+      return stdout
+    }
+    const perplexities = new Set<string>()
+    for (const name of ['biology', 'law']) {
+      const own = await generate('--adapter', name)
+      const together = await generate('--adapter', 'run/adapters', '--discipline', name)
+      assert.equal(together.code, 0, together.stderr)
+      assert.equal(together.stdout, own.stdout)
+      const scored = await evaluated('--adapter', 'run/adapters', '--discipline', name)
+      assert.equal(scored, await evaluated('--adapter', name))
+      perplexities.add(scored)
+    }
+    assert.equal(perplexities.size, 2)
+  })
+
+  it('a discipline is refused for an adapter that tells none apart', async () => {
+    for (const name of ['law', 'routed']) {
+      const result = await generate('--adapter', name, '--discipline', 'law')
+      assert.equal(result.code, 2)
+      assert.match(result.stderr, /^polylora: --discipline is for nothing here: [^\n]*\n$/)
+    }
   })
 
   it('refuses what does not fit, in one sentence, and writes nothing', async () => {
