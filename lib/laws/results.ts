@@ -90,7 +90,7 @@ function judgeLaw(law: Law, plan: StudyPlan, data: StudyData, arms: ArmRuns): La
   if (law.variability) {
     const spread = judgeVariability(law.variability, arms)
     const reason = spread ? {} : { reason: 'a run is missing or failed' }
-    const companions = companionSpread(law.variability, arms)
+    const companions = companionSpread(law, arms)
     return {
       ...common,
       verdict: spread?.verdict ?? 'undecided',
@@ -208,26 +208,28 @@ function judgeVariability(
 }
 
 function companionSpread(
-  { multi, without }: VariabilityPlan,
+  law: Law,
   arms: ArmRuns,
 ): Readonly<Record<string, CompanionSpread>> | null {
   const runsOf = (arm: string) => arms.get(arm) ?? []
-  const names = Object.keys(without)
-  if (names.length === 0 || !names.every((name) => runsOf(without[name]).length > 0)) return null
-  const spreads = names.map((name) => {
-    const others = names.filter((other) => other !== name)
-    const fewer = others.map((other) => runsOf(without[other])[0])
-    const spreadOf = (runs: readonly RunRecord[]) =>
-      meanDeviation(runs.map((run) => perToken(run, name)))
+  const all = runsOf(law.variability!.multi)
+  const without = law.arms.flatMap(({ name, without }) =>
+    without === undefined ? [] : [{ discipline: without, runs: runsOf(name) }],
+  )
+  if (without.length === 0) return null
+  const spreads = without.map(({ discipline }) => {
+    const fewer = without.filter((one) => one.discipline !== discipline).map(({ runs }) => runs[0])
+    const spreadOf = (runs: readonly (RunRecord | undefined)[]) =>
+      meanDeviation(runs.map((run) => perToken(run, discipline)))
     return {
-      bySeed: spreadOf(runsOf(multi)),
-      byCompanions: spreadOf([...runsOf(multi).slice(0, 1), ...fewer]),
+      bySeed: spreadOf(all),
+      byCompanions: spreadOf([all[0], ...fewer]),
     }
   })
   // A run that failed has no outcome.
   if (spreads.some(({ bySeed, byCompanions }) => !Number.isFinite(bySeed + byCompanions)))
     return null
-  return Object.fromEntries(names.map((name, i) => [name, spreads[i]]))
+  return Object.fromEntries(without.map(({ discipline }, i) => [discipline, spreads[i]]))
 }
 
 /** Log-likelihood of a discipline's right answers; NaN if there is none. */

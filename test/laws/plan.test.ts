@@ -158,10 +158,12 @@ describe('the plan of a study', function () {
       ],
     )
     assert.equal(variability.variability!.runs, 10)
-    const { singles, without } = variability.variability!
+    const { singles } = variability.variability!
     assert.deepEqual(Object.keys(singles), Object.keys(sizes))
-    const among = variability.arms.find(({ name }) => name === without.chemistry)!
+    const among = variability.arms.find(({ without }) => without === 'chemistry')!
     assert.deepEqual([among.seeds, among.extra], ['one', true])
+    const cut = makePlan(inputs(), { ...possibleSize(inputs(), items), extras: false }, [])
+    assert.ok(!JSON.stringify(cut).includes('"without":'), 'what is cut is gone from the plan')
     assert.ok(among.procedure.kind === 'train')
     assert.deepEqual(among.procedure.data.disciplines, ['mathematics', 'geography'])
     // Each of the others has as many tokens as beside all.

@@ -214,12 +214,16 @@ describe('what runs say of a law', function () {
   it('judges variability by the spread of log-likelihoods', () => {
     const spread = law({
       name: 'variability',
+      arms: [
+        ...['multi', 'a', 'b'].map(arm),
+        { ...arm('biology alone'), without: 'chemistry' },
+        { ...arm('chemistry alone'), without: 'biology' },
+      ],
       contrasts: [],
       variability: {
         runs: 10,
         multi: 'multi',
         singles: { chemistry: 'a', biology: 'b' },
-        without: { chemistry: 'biology alone', biology: 'chemistry alone' },
       },
     })
     const ten = Array.from({ length: 10 }, (_, i) => i)

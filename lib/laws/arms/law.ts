@@ -12,6 +12,8 @@ export interface Arm {
   readonly seeds?: 'one'
   /** Shown, not needed for the verdict: the first to go when time is short. */
   readonly extra?: true
+  /** Of a run that is compared with one over all disciplines: the discipline that it lacks. */
+  readonly without?: string
 }
 
 /** Items that scores are means over: discipline test sets, or one of the others. */
@@ -58,8 +60,6 @@ export interface VariabilityPlan {
   readonly multi: string
   /** By discipline. */
   readonly singles: Readonly<Record<string, string>>
-  /** By the discipline that is left out; with fewer than three there is none. These may have been cut. */
-  readonly without: Readonly<Record<string, string>>
 }
 
 /** What the laws' declarations depend on. */

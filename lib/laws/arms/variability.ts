@@ -24,21 +24,23 @@ export function declareVariability(setting: Setting): Law {
     procedure: over([name], tokens[name]),
   }))
   // With the seed and the items of the first run over all: who is beside a discipline is all that differs.
-  const withoutOne = names.length < 3 ? [] : names
-  const without = Object.fromEntries(withoutOne.map((name) => [name, `multi without ${name}`]))
-  const among = withoutOne.map((name): Arm => {
-    const others = names.filter((other) => other !== name)
-    return {
-      name: without[name],
-      title: `one run over the others, with their tokens of ${multi.name}`,
-      procedure: over(
-        others,
-        others.reduce((sum, other) => sum + tokens[other], 0),
-      ),
-      seeds: 'one',
-      extra: true,
-    }
-  })
+  const among =
+    names.length < 3
+      ? []
+      : names.map((name): Arm => {
+          const others = names.filter((other) => other !== name)
+          return {
+            name: `multi without ${name}`,
+            title: `one run over the others, with their tokens of ${multi.name}`,
+            procedure: over(
+              others,
+              others.reduce((sum, other) => sum + tokens[other], 0),
+            ),
+            seeds: 'one',
+            extra: true,
+            without: name,
+          }
+        })
   return {
     name: 'variability',
     title: 'Variability',
@@ -67,7 +69,6 @@ export function declareVariability(setting: Setting): Law {
       runs: setting.variabilityRuns,
       multi: multi.name,
       singles: Object.fromEntries(names.map((name, i) => [name, singles[i].name])),
-      without,
     },
   }
 }
