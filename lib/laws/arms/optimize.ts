@@ -6,12 +6,15 @@ import type { ChoiceProcedure, Method, TrainProcedure } from '../procedure.js'
 export const ranks = [4, 16, 64] as const
 const [smallest, , largest] = ranks
 
-/** What is tried beside the setting's learning rates; all with rsLoRA's scale, so that alpha goes with every rank. */
-const alphas = [4, 16] as const
+/**
+ * What is tried beside the setting's learning rates, the default design among it; all with rsLoRA's scale, so that alpha goes
+ * with every rank.
+ */
+const alphas = [4, 8, 16] as const
 const choices: readonly Partial<Method>[] = [
-  { targets: 'all-linear', dropout: 0 },
-  { targets: 'all-linear', dropout: 0.1 },
-  { targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj'], dropout: 0 },
+  {},
+  { dropout: 0.1 },
+  { targets: ['q_proj', 'k_proj', 'v_proj', 'o_proj'] },
 ]
 /** Parts of a run's tokens at each rung, and how many go on. */
 const halving = [
