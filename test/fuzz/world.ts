@@ -218,6 +218,7 @@ export class World {
     native.injectFileFault(null)
     native.injectAllocationFault(0)
     const devices = this.#owned.flatMap(([how, handle]) => (how === 'closeDevice' ? [handle] : []))
+    for (const device of devices as NativeDevice[]) endRecording(device)
     for (const [how, handle] of this.#owned) if (how !== 'closeDevice') loose[how](handle)
     if (this.mayHaveLost) {
       globalThis.gc?.()
@@ -332,5 +333,14 @@ export class World {
       if (isPolyloraError(error)) return like
       throw error
     }
+  }
+}
+
+/** One that a call began and no call ended keeps what it names. */
+function endRecording(device: NativeDevice): void {
+  try {
+    native.endRecording(device, false)
+  } catch (error) {
+    if (!isPolyloraError(error)) throw error
   }
 }
