@@ -38,8 +38,8 @@ export interface BudgetedPlan {
 
 /**
  * Runs are counted one after the other. Five seeds' adapters joined in one pass through the base (train/side-by-side.ts) took
- * 1.01 of the processor time that they take alone, the median of three steps 0.95 (0.84 to 1.26 beside other programs; AVX2;
- * `node benchmark/lanes.mjs`): a step of a study fills the processor as it is.
+ * 1.10 of the processor time that they take alone (median of five rounds, 0.97 to 1.26; one thread of a Zen 3, AVX2;
+ * `node benchmark/lanes.mjs 5`): a step of a study fills the processor as it is.
  */
 export function secondsOf(work: Workload, speed: Speed): number {
   const { runs, tokens, mixtureTokens, embeddedTokens, items } = work
