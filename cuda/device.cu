@@ -116,7 +116,7 @@ pl_status Device::open(const pl_device_options& options) {
   status = check(cudaStreamCreateWithFlags(&memory_stream_, cudaStreamNonBlocking),
                  "making a stream for memory");
   if (status.code != PL_OK) return status;
-  heap_ = make_heap(budget, nullptr);
+  make_heap(budget);
   status = queue.start(
       [this]() -> pl_status {
         return status_of(cudaSetDevice(index), "opening the device on its thread");
@@ -131,7 +131,7 @@ pl_status Device::open(const pl_device_options& options) {
   return ok_status();
 }
 
-std::unique_ptr<Heap> Device::make_heap(uint64_t budget, Heap* lender) {
+void Device::make_heap(uint64_t budget) {
   const auto map = [this](size_t bytes) -> void* {
     void* base = nullptr;
     cudaSetDevice(index);
@@ -146,7 +146,7 @@ std::unique_ptr<Heap> Device::make_heap(uint64_t budget, Heap* lender) {
   const auto retire = [this](void* base, size_t) {
     push_always(*this, [this, base](const pl_status&) { cudaFreeAsync(base, handle_); });
   };
-  return std::make_unique<Heap>(budget, retire, Heap::Source{map, unmap}, lender);
+  heap_ = std::make_unique<Heap>(budget, retire, Heap::Source{map, unmap});
 }
 
 void Device::close() {

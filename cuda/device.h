@@ -95,8 +95,6 @@ class Device final : public Stream {
   }
 
   Heap& heap() { return *heap_; }
-  // For what is recorded, another one.
-  std::unique_ptr<Heap> make_heap(uint64_t budget, Heap* lender);
   // Completions that are still to come.
   uint64_t unfinished() {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -128,6 +126,7 @@ class Device final : public Stream {
     pl_status status;
     std::function<void(const pl_status&)> then;
   };
+  void make_heap(uint64_t budget);
   void complete();
   void look_for_failure();
 

@@ -71,8 +71,7 @@ Handle& handle_of(pl_recording* recording) { return *reinterpret_cast<Handle*>(r
 
 pl_status recording_begin(pl_stream* stream) {
   Device& self = device_of(stream);
-  return self.recorder.begin(
-      [&self] { return self.make_heap(Recorder<Heap>::kUnlimited, &self.heap()); });
+  return self.recorder.begin([&self] { return std::make_unique<Heap>(self.heap()); });
 }
 
 pl_status recording_end(pl_stream* stream, pl_recording** recording) {

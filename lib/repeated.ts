@@ -7,31 +7,22 @@ import type { Device, Recording } from './device.js'
 export class Repeated {
   readonly #device: Device
   readonly #body: () => void
-  readonly #options: { recordAt: number; trims: boolean }
+  readonly #recordAt: number
   #runs = 0
   #recording: Recording | null = null
 
   /**
    * @param body queues the work; a tensor that it makes must end in it
    * @param recordAt which run is recorded, from 1; default 2
-   * @param trims gives the device's free memory back first: for work whose memory would lie idle beside the recording's
-   *   own; default false
    */
-  constructor(
-    device: Device,
-    body: () => void,
-    { recordAt = 2, trims = false }: { recordAt?: number; trims?: boolean } = {},
-  ) {
+  constructor(device: Device, body: () => void, { recordAt = 2 } = {}) {
     this.#device = device
     this.#body = body
-    this.#options = { recordAt, trims }
+    this.#recordAt = recordAt
   }
 
   run(): void {
-    if (++this.#runs === this.#options.recordAt) {
-      if (this.#options.trims) this.#device.trim()
-      this.#recording = this.#device.record(this.#body)
-    }
+    if (++this.#runs === this.#recordAt) this.#recording = this.#device.record(this.#body)
     if (this.#recording) this.#recording.replay()
     else this.#body()
   }

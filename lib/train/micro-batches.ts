@@ -1,5 +1,6 @@
 import type { Adapter } from '../adapters/adapter.js'
 import type { PackedBatch } from '../data/packed-batch.js'
+import type { Device } from '../device.js'
 import type { Decoder } from '../models/index.js'
 import { Repeated } from '../repeated.js'
 import { Scope, scope } from '../scope.js'
@@ -13,8 +14,11 @@ import {
   type StepInputs,
 } from './step.js'
 
-/** Batches of one shape come at least so often in a row before they are recorded: then they are no accident. */
-const recordAt = 4
+/**
+ * Batches of one shape come at least so often in a row before they are recorded: then they are no accident. On the CPU
+ * never: queueing is under 1% of a step there, and a recording would hold the memory of a whole one.
+ */
+const recordAt = (device: Device) => (device.kind === 'cpu' ? Infinity : 4)
 
 /** Batches of one shape, whose data stay where they are. */
 interface Shape {
@@ -26,7 +30,7 @@ interface Shape {
 
 /**
  * The micro-batches of a training run. Packed batches mostly differ in their shapes; while they do not, as where every
- * sequence is full and every token is trained, they are replayed.
+ * sequence is full and every token is trained, a GPU replays them.
  */
 export class MicroBatches {
   readonly #decoder: Decoder
@@ -92,7 +96,7 @@ export class MicroBatches {
         this.#options,
       )
     }
-    const work = new Repeated(decoder.device, body, { recordAt, trims: true })
+    const work = new Repeated(decoder.device, body, { recordAt: recordAt(decoder.device) })
     this.#shape = { key, data: tensors, losses, work }
     return this.#shape
   }

@@ -450,13 +450,11 @@ pl_status recording_begin(pl_stream* stream) {
   Stream& self = stream_of(stream);
   return self.recorder.begin([&self] {
     using Body = std::function<void()>;
-    const auto push = [&self](Body body) { push_always(self.queue, std::move(body)); };
     const auto push_or_record = [&self](Body body) {
       if (!self.recorder.is_recording()) return push_always(self.queue, std::move(body));
       self.recorder.add(std::make_unique<Always<Body>>(std::move(body)));
     };
-    return std::make_unique<StreamHeap>(Recorder<StreamHeap>::kUnlimited, push, &self.heap,
-                                        push_or_record);
+    return std::make_unique<StreamHeap>(self.heap, push_or_record);
   });
 }
 

@@ -19,14 +19,11 @@ using PushTask = std::function<void(std::function<void()>)>;
 
 class StreamHeap : public Heap {
  public:
-  StreamHeap(uint64_t budget, const PushTask& push_always, Heap* lender = nullptr,
-             const PushTask& = {})
-      : Heap(
-            budget,
-            [push_always](void* base, size_t bytes) {
-              push_always([base, bytes] { unmap_memory(base, bytes); });
-            },
-            {map_memory, unmap_memory}, lender) {}
+  StreamHeap(uint64_t budget, const PushTask& push_always)
+      : Heap(budget, [push_always](void* base, size_t bytes) {
+          push_always([base, bytes] { unmap_memory(base, bytes); });
+        }) {}
+  StreamHeap(Heap& lender, const PushTask&) : Heap(lender) {}
 };
 
 #else
@@ -35,21 +32,19 @@ class StreamHeap : public Heap {
 // released here, and the block that takes its place.
 class StreamHeap : public Heap {
  public:
-  StreamHeap(uint64_t budget, const PushTask& push_always, Heap* lender = nullptr,
-             const PushTask& push_change = {})
-      : Heap(
-            budget,
-            [push_always](void* base, size_t bytes) {
-              push_always([base, bytes] { unmap_memory(base, bytes); });
-            },
-            {[](size_t bytes) {
-               void* base = map_memory(bytes);
-               if (base) forbid(base, bytes);
-               return base;
+  StreamHeap(uint64_t budget, const PushTask& push_always)
+      : Heap(budget,
+             [push_always](void* base, size_t bytes) {
+               push_always([base, bytes] { unmap_memory(base, bytes); });
              },
-             unmap_memory},
-            lender),
-        push_change_(push_change ? push_change : push_always) {}
+             {[](size_t bytes) {
+                void* base = map_memory(bytes);
+                if (base) forbid(base, bytes);
+                return base;
+              },
+              unmap_memory}),
+        push_change_(push_always) {}
+  StreamHeap(Heap& lender, const PushTask& push_change) : Heap(lender), push_change_(push_change) {}
 
   pl_status allocate(uint64_t bytes, void** data) {
     // Both orders, the heap's and the queue's, are one.

@@ -68,10 +68,27 @@ Heap::~Heap() {
       delete block;
       block = next;
     }
-    held_bytes -= region->bytes;
-    if (lender_) lender_->give_back(region->bytes);
-    source_.unmap(region->base, region->bytes);
+    unmap(*region);
   }
+}
+
+pl_status Heap::map(size_t bytes, void** base) {
+  if (lender_) return lender_->take(bytes, true, base);
+  *base = source_.map(bytes);
+  if (*base) {
+    held_bytes += bytes;
+    return ok_status();
+  }
+  return make_status(PL_OUT_OF_MEMORY,
+                     "the system refused %s of memory, with %s of the device's budget of %s in use",
+                     format_bytes(bytes).c_str(), format_bytes(used_).c_str(),
+                     format_bytes(budget_).c_str());
+}
+
+void Heap::unmap(const Region& region) {
+  if (lender_) return lender_->release(region.base);
+  held_bytes -= region.bytes;
+  source_.unmap(region.base, region.bytes);
 }
 
 pl_status Heap::make_room(uint64_t bytes) {
@@ -86,45 +103,39 @@ pl_status Heap::make_room(uint64_t bytes) {
 }
 
 Heap::Block* Heap::grow(size_t bytes, bool small, pl_status* status) {
-  const size_t usual = small ? kSmallRegion : std::max(round_up(bytes, kHugePage), kLargeRegion);
-  const size_t least = round_up(bytes, kPage);
+  const size_t least = lender_ ? bytes : round_up(bytes, kPage);
+  // The gaps of the lender, which a large region would not fit into, serve single blocks.
+  const size_t usual = small     ? kSmallRegion
+                       : lender_ ? bytes
+                                 : std::max(round_up(bytes, kHugePage), kLargeRegion);
   // Near the budget a region is no larger than its first block.
   for (size_t size : {usual, least}) {
     *status = make_room(size);
     if (status->code != PL_OK) continue;
     auto region = std::make_unique<Region>();
     auto block = std::make_unique<Block>();
-    if (lender_) *status = lender_->lend(size);
+    void* base = nullptr;
+    *status = map(size, &base);
     if (status->code != PL_OK) continue;
-    void* base = source_.map(size);
-    if (!base) {
-      if (lender_) lender_->give_back(size);
-      *status = make_status(PL_OUT_OF_MEMORY,
-                            "the system refused %s of memory, with %s of the device's budget of %s "
-                            "in use",
-                            format_bytes(size).c_str(), format_bytes(used_).c_str(),
-                            format_bytes(budget_).c_str());
-      continue;
-    }
     *region = {static_cast<unsigned char*>(base), size, small, block.get()};
-    *block = {region.get(), region->base, size, true, nullptr, nullptr};
+    *block = {region.get(), region->base, size, true, false, nullptr, nullptr};
     try {
       free_[small].insert(block.get());
       regions_.push_back(std::move(region));
     } catch (...) {
       free_[small].erase(block.get());
-      if (lender_) lender_->give_back(size);
-      source_.unmap(base, size);
+      unmap(*region);
       throw;
     }
     reserved_ += size;
-    held_bytes += size;
     return block.release();
   }
   return nullptr;
 }
 
-pl_status Heap::allocate(uint64_t bytes, void** data) {
+pl_status Heap::allocate(uint64_t bytes, void** data) { return take(bytes, false, data); }
+
+pl_status Heap::take(uint64_t bytes, bool lent, void** data) {
   *data = nullptr;
   if (bytes > uint64_t(1) << 62)
     return make_status(PL_OUT_OF_MEMORY, "%llu bytes of memory are more than any device has",
@@ -134,7 +145,7 @@ pl_status Heap::allocate(uint64_t bytes, void** data) {
   const bool small = size <= kSmall;
   std::lock_guard<std::mutex> lock(mutex_);
   try {
-    Block key{nullptr, nullptr, size, true, nullptr, nullptr};
+    Block key{nullptr, nullptr, size, true, false, nullptr, nullptr};
     const auto found = free_[small].lower_bound(&key);
     Block* block;
     if (found != free_[small].end()) {
@@ -150,15 +161,17 @@ pl_status Heap::allocate(uint64_t bytes, void** data) {
     // The node that the block leaves behind serves the rest: nothing below can fail.
     auto node = free_[small].extract(block);
     block->free = false;
+    block->lent = lent;
     if (rest) {
-      *rest = {block->region, block->data + size, block->bytes - size, true, block, block->next};
+      *rest = {block->region, block->data + size, block->bytes - size, true, false,
+               block,         block->next};
       if (block->next) block->next->previous = rest.get();
       block->next = rest.get();
       block->bytes = size;
       node.value() = rest.release();
       free_[small].insert(std::move(node));
     }
-    used_ += block->bytes;
+    if (!lent) used_ += block->bytes;
     peak_ = std::max(peak_, used_);
     *data = block->data;
     return ok_status();
@@ -173,7 +186,7 @@ void Heap::release(void* data) {
   if (found == live_.end()) return;
   Block* block = found->second;
   live_.erase(found);
-  used_ -= block->bytes;
+  if (!block->lent) used_ -= block->bytes;
   block->free = true;
   FreeBlocks& blocks = free_[block->region->small];
   if (Block* next = block->next; next && next->free) {
@@ -232,8 +245,11 @@ void Heap::trim_locked() {
     free_[(*it)->small].erase((*it)->first);
     delete (*it)->first;
     reserved_ -= (*it)->bytes;
+    if (lender_) {
+      lender_->release((*it)->base);
+      continue;
+    }
     held_bytes -= (*it)->bytes;
-    if (lender_) lender_->give_back((*it)->bytes);
     retire_((*it)->base, (*it)->bytes);
   }
   regions_.erase(first, regions_.end());

@@ -36,10 +36,11 @@ class Heap {
 
   // `retire` unmaps a region in stream order.
   Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire);
-  // With a lender, the regions count against its budget.
-  Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire, Source source,
-       Heap* lender = nullptr)
-      : budget_(budget), retire_(std::move(retire)), source_(std::move(source)), lender_(lender) {}
+  Heap(uint64_t budget, std::function<void(void* base, size_t bytes)> retire, Source source)
+      : budget_(budget), retire_(std::move(retire)), source_(std::move(source)) {}
+  // The regions are blocks of the lender, which outlives it: its reserve, but not what it calls
+  // used.
+  explicit Heap(Heap& lender) : budget_(UINT64_MAX), lender_(&lender) {}
   // Unmaps everything at once: the queue has ended.
   ~Heap();
   Heap(const Heap&) = delete;
@@ -73,6 +74,7 @@ class Heap {
     unsigned char* data;
     size_t bytes;
     bool free;
+    bool lent;        // to another heap, as a region
     Block* previous;  // neighbours in the region
     Block* next;
   };
@@ -90,7 +92,10 @@ class Heap {
   };
   using FreeBlocks = std::set<Block*, Smaller>;
 
+  pl_status take(uint64_t bytes, bool lent, void** data);
   pl_status make_room(uint64_t bytes);
+  pl_status map(size_t bytes, void** base);
+  void unmap(const Region& region);
   Block* grow(size_t bytes, bool small, pl_status* status);
   void trim_locked();
 

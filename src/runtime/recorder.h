@@ -16,9 +16,8 @@
 
 namespace polylora {
 
-// Each recording has a heap of its own, of the device's kind. What is free in it is still the
-// recording's, so it must never trim itself: its budget is kUnlimited, and the stream's own heap
-// lends to it.
+// Each recording has a heap of its own, of the device's kind, to which the stream's heap lends.
+// What is free in it is still the recording's: it gives nothing back before the recording ends.
 template <class StreamHeap>
 class Recorder {
  public:
@@ -26,7 +25,6 @@ class Recorder {
     std::vector<std::unique_ptr<Task>> tasks;
     std::unique_ptr<StreamHeap> heap;
   };
-  static constexpr uint64_t kUnlimited = UINT64_MAX;
 
   // Only of the thread that records; the others queue as ever.
   bool is_recording() const {

@@ -76,6 +76,43 @@ void test_heap(Random& random) {
   expect(heap.allocate(120 * kMiB, &data).code == PL_OK, "free regions make room for larger ones");
   heap.release(nullptr);
   heap.release(&heap);
+  for (void* block : {blocks[0], blocks[5], data}) heap.release(block);
+}
+
+void test_heap_of_heap() {
+  Heap lender(100 * kMiB, unmap_memory);
+  void *first, *gap, *last, *block, *small;
+  for (void** data : {&first, &gap, &last}) lender.allocate(20 * kMiB, data);
+  lender.release(gap);
+  const uint64_t reserved = lender.usage().reserved, used = lender.usage().used;
+  const uint64_t held = Heap::held();
+  {
+    Heap heap(lender);
+    heap.allocate(15 * kMiB, &block);
+    expect(block == gap && lender.usage().reserved == reserved, "a gap of the lender is used");
+    expect(heap.usage().used == 15 * kMiB && lender.usage().used == used,
+           "what is lent counts where it is used");
+    heap.release(block);
+    void* other;
+    lender.allocate(15 * kMiB, &other);
+    expect(other != gap, "what is free there is not the lender's");
+    lender.release(other);
+    heap.allocate(10 * kMiB, &block);
+    expect(block == gap, "and serves again");
+    heap.release(block);
+    heap.trim();
+    lender.allocate(20 * kMiB, &other);
+    expect(other == gap, "a trim gives it back");
+    lender.release(other);
+    heap.allocate(100, &small);
+    expect(heap.allocate(200 * kMiB, &block).code == PL_OUT_OF_MEMORY && !block,
+           "the budget is the lender's");
+  }
+  lender.allocate(20 * kMiB, &block);
+  expect(block == gap, "its end gives everything back");
+  expect(Heap::held() - held <= 32 * kMiB, "no byte is counted twice");
+  for (void* data : {first, block, last}) lender.release(data);
+  expect(lender.usage().used == 0, "nothing is used when all is released");
 }
 
 struct Note final : Task {
@@ -348,6 +385,7 @@ void test_headers(Random& random) {
 int main(int count, char** arguments) {
   Random random{seed_of(count, arguments)};
   test_heap(random);
+  test_heap_of_heap();
   test_queue();
   test_closing();
   test_table();
