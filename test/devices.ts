@@ -78,9 +78,8 @@ function cpuVariants(): DeviceVariant[] {
   }))
 }
 
-/** Its operations, and enough of whole models; other files take too long there and add nothing about kernels. */
-const emulatedFiles =
-  /\/test\/(ops\/.*|(models\/decoder|generate\/decode|train\/replay|tensor|autograd|recording)\.test\.ts)$/
+/** What takes too long in the emulator: long runs at several numbers of threads, of which it has one. */
+const notEmulated = /\/test\/train\/trainer\.test\.ts$/
 
 let runningTest: Mocha.Test | undefined
 
@@ -129,10 +128,8 @@ export function forEachDevice(
     )
     for (const variant of variants)
       describe(`on ${variant.name}`, () => {
-        if (variant.kind === 'cuda-emulated' && !emulatedFiles.test(file ?? '')) {
-          it(
-            '(skipped: whole models take long in the emulator, which runs those of decoder.test.ts)',
-          )
+        if (variant.kind === 'cuda-emulated' && notEmulated.test(file ?? '')) {
+          it('(skipped: long runs at several numbers of threads, of which the emulator has one)')
           return
         }
         let device: Device | null = null

@@ -88,7 +88,8 @@ forEachDevice('adapter kinds', (context) => {
         const same = plan(8, config.vocabSize)
         const losses: number[] = []
         try {
-          for (let step = 1; step <= 8; step++) {
+          const numSteps = device.kind === 'cuda-emulated' ? 3 : 8
+          for (let step = 1; step <= numSteps; step++) {
             const report = await trainer.step(same, step, 1)
             assert.ok(report.applied)
             losses.push(report.loss)
@@ -103,7 +104,7 @@ forEachDevice('adapter kinds', (context) => {
         } finally {
           trainer.dispose()
         }
-        assert.ok(losses[7] < losses[0] - 0.01, `losses ${losses.join(', ')}`)
+        assert.ok(losses.at(-1)! < losses[0] - 0.01, `losses ${losses.join(', ')}`)
         if (declaration.form.disciplines.length > 0) adapter.useDiscipline('geography')
         const after = await logitsOf(decoder, adapter, sequences)
         await saveAdapter(adapter, at(title), { baseModel: 'base' })
