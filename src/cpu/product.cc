@@ -212,8 +212,8 @@ struct Task {
            (block.form == Form::floats || block.form == Form::pairs || few_rows_widened(block));
   }
   bool few_rows_widened(const Block& block) const {
-    return block.form == Form::widened && product.layout == PL_NT && block.count % 2 == 0 &&
-           rows <= 2 * kernels.tile_rows;
+    return (block.form == Form::widened || block.form == Form::rounded) &&
+           product.layout == PL_NT && block.count % 2 == 0 && rows <= 2 * kernels.tile_rows;
   }
   // The rows of w serve as a panel: few rows of y would not repay a copy.
   bool rows_in_place(const Block& block, int64_t width) const {

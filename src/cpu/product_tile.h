@@ -20,6 +20,9 @@ constexpr int kTileRows = 12;  // 24 accumulators of 32 registers
 constexpr int kTileRows = 6;  // 12 of 16
 #endif
 constexpr int kTileVectors = 2;
+// Few rows wait for memory: all columns of a panel are read in one pass.
+constexpr int kFewRows = 3;
+constexpr int kFewRowsVectors = 4;
 
 struct FloatStep {
   static constexpr int kWords = 1;
@@ -98,9 +101,11 @@ PL_INLINE void tile(Sum sum, int64_t steps, const float* a, int64_t a_step, cons
 template <class Step, Walk kWalk, int kVectors>
 static void tile_of(int64_t rows, Sum sum, int64_t steps, const float* a, int64_t a_step,
                     const float* b, int64_t b_step, float* c) {
-#define PL_CASE(n) \
-  case n:          \
-    return tile<Step, kWalk, n, kVectors>(sum, steps, a, a_step, b, b_step, c);
+  constexpr int most = kVectors == kFewRowsVectors ? kFewRows : kTileRows;
+#define PL_CASE(n)           \
+  case n:                    \
+    if constexpr (n <= most) \
+      return tile<Step, kWalk, n, kVectors>(sum, steps, a, a_step, b, b_step, c);
   switch (rows) {
     PL_CASE(1)
     PL_CASE(2)
@@ -108,9 +113,12 @@ static void tile_of(int64_t rows, Sum sum, int64_t steps, const float* a, int64_
     PL_CASE(4)
     PL_CASE(5)
     PL_CASE(6)
-#if defined(PL_TARGET_AVX512)
-    PL_CASE(7) PL_CASE(8) PL_CASE(9) PL_CASE(10) PL_CASE(11) PL_CASE(12)
-#endif
+    PL_CASE(7)
+    PL_CASE(8)
+    PL_CASE(9)
+    PL_CASE(10)
+    PL_CASE(11)
+    PL_CASE(12)
   }
 #undef PL_CASE
 }
@@ -118,7 +126,11 @@ static void tile_of(int64_t rows, Sum sum, int64_t steps, const float* a, int64_
 template <class Step, Walk kWalk>
 static void multiply_panel(Sum sum, int64_t rows, int64_t columns, int64_t steps, const float* a,
                            int64_t a_step, const float* b, int64_t b_step, float* c) {
-  for (int64_t v = 0; v < columns; v += kTileVectors * kLanes) {
+  int64_t v = 0;
+  constexpr int64_t wide = kFewRowsVectors * kLanes;
+  for (; rows <= kFewRows && columns - v >= wide; v += wide)
+    tile_of<Step, kWalk, kFewRowsVectors>(rows, sum, steps, a, a_step, b + v, b_step, c + v);
+  for (; v < columns; v += kTileVectors * kLanes) {
     const bool narrow = columns - v <= kLanes;
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t count = rows - row < kTileRows ? rows - row : kTileRows;
