@@ -11,7 +11,7 @@ import { type Job, jobOf, mergeFactors } from './jobs.js'
 import type { PlainAdapterOptions } from './plain-adapter.js'
 import { type PlannedMerge, planMerge } from './plan.js'
 import type { Recipe } from './recipe.js'
-import { bytesPerElement, ShardWriter, shardBytes } from './shard-writer.js'
+import { bytesPerElement, ShardWriter, shardBytes, WriteError } from './shard-writer.js'
 import { isUntouched, taskTensor } from './task-vectors.js'
 
 export interface MergeRecipeOptions extends DeviceOptions {
@@ -79,7 +79,7 @@ async function merge(options: MergeRecipeOptions): Promise<void> {
               try {
                 await mergeTensor(job, recipe, { ...options, device, seed }, writer)
               } catch (error) {
-                if (!isWriteError(error)) refusal = error
+                if (!(error instanceof WriteError)) refusal = error
                 throw error
               }
               options.onProgress?.(done + 1, jobs.length)
@@ -146,10 +146,6 @@ async function mergeTensor(
 
 const keepBase: RowRule = ({ base }, out) => {
   out.set(base)
-}
-
-function isWriteError(error: unknown): boolean {
-  return 'bytesNeeded' in ((error as { details?: object } | null)?.details ?? {})
 }
 
 /** config.json's object for as many layers as the slices have. */

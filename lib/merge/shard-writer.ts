@@ -20,6 +20,9 @@ const namesOfDTypes = { f32: 'F32', bf16: 'BF16', f16: 'F16' } as const
 /** Bytes of a shard, unless one tensor alone is larger; as transformers. */
 export const shardBytes = 5e9
 
+/** The file system refused something, as opposed to an input. */
+export class WriteError extends FormatError {}
+
 /**
  * Writes the tensors of a model one after the other, piece by piece, in the order in which they were planned: what is in
  * memory is one piece. One file is `model.safetensors`; several have an index beside them.
@@ -43,16 +46,29 @@ export class ShardWriter {
     this.#shards = nameShards(split(tensors, bytesPerElement(dtype), maxBytes))
   }
 
-  /** The next elements of the next tensor. @throws FormatError if one does not fit the dtype, or the disk is full */
+  /**
+   * The next elements of the next tensor.
+   *
+   * @throws FormatError if one does not fit the dtype; WriteError
+   */
   async write(name: string, values: Float32Array): Promise<void> {
     const bytes = narrow(values, this.#dtype)
     if (this.#dtype !== 'f32') requireFinite(name, bytes, this.#dtype)
-    for (let done = 0; done < bytes.length;) {
-      if (this.#left === 0) await this.#next()
-      const length = Math.min(bytes.length - done, this.#left)
-      await this.#put(bytes.subarray(done, done + length))
-      done += length
-      this.#left -= length
+    try {
+      for (let done = 0; done < bytes.length;) {
+        if (this.#left === 0) await this.#next()
+        const length = Math.min(bytes.length - done, this.#left)
+        await this.#put(bytes.subarray(done, done + length))
+        done += length
+        this.#left -= length
+      }
+    } catch (cause) {
+      const { code, message } = cause as NodeJS.ErrnoException
+      const file = join(this.#folder, this.#shards[Math.max(this.#shard, 0)].file)
+      throw new WriteError(`${file} cannot be written: ${code ?? message}; ${whatToDo(code)}`, {
+        cause,
+        details: { file, error: code ?? null, bytesNeeded: this.#left },
+      })
     }
   }
 
@@ -89,17 +105,8 @@ export class ShardWriter {
 
   async #put(bytes: Uint8Array): Promise<void> {
     const handle = this.#handle!
-    try {
-      for (let done = 0; done < bytes.length;)
-        done += (await handle.write(bytes, done, bytes.length - done)).bytesWritten
-    } catch (cause) {
-      const { code } = cause as NodeJS.ErrnoException
-      const file = join(this.#folder, this.#shards[this.#shard].file)
-      throw new FormatError(`${file} cannot be written: ${code ?? ''}; ${whatToDo(code)}`, {
-        cause,
-        details: { file, error: code, bytesNeeded: this.#left },
-      })
-    }
+    for (let done = 0; done < bytes.length;)
+      done += (await handle.write(bytes, done, bytes.length - done)).bytesWritten
   }
 }
 
