@@ -13,7 +13,10 @@
         '-std=c++17', '-fexceptions', '-frtti', '-O3', '-Wall', '-Wextra', '-pthread',
         '-ffp-contract=off', '-fno-math-errno', '-fvisibility=hidden', '-fvisibility-inlines-hidden',
       ],
-      'ldflags': ['-pthread', '-Wl,--gc-sections'],
+      'ldflags': [
+        '-pthread', '-Wl,--gc-sections',
+        '-Wl,--version-script=<(module_root_dir)/src/binding/exports.map',
+      ],
       'libraries': ['-ldl'],
     },
   ],

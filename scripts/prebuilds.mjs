@@ -16,6 +16,9 @@ const target = `x86_64-linux-gnu.${floors[addon].glibc}`
 const build = join(root, 'build/prebuild')
 const folder = join(root, 'prebuilds/linux-x64')
 
+/** The oldest that has been tried. */
+const leastZig = [0, 17]
+
 const say = (text) => console.error(`polylora: ${text}`)
 
 function requireProgram(name, why, path = name) {
@@ -28,10 +31,16 @@ function requireProgram(name, why, path = name) {
 async function buildAddon() {
   const zig = requireProgram(
     'zig',
-    `prebuilds are compiled by zig 0.17 or later, against glibc ${floors[addon].glibc}; put it on the PATH or name it in ZIG ` +
+    `prebuilds are compiled by zig ${leastZig.join('.')} or later, against glibc ${floors[addon].glibc}; put it on the PATH or name it in ZIG ` +
       `(the Python package ziglang is one way to get it).`,
     process.env.ZIG,
   )
+  const version = (await runOrFail(`${zig} does not run`, zig, ['version'])).trim()
+  const [major, minor] = version.split('.').map(Number)
+  if (!(major > leastZig[0] || (major === leastZig[0] && minor >= leastZig[1])))
+    throw new ScriptError(
+      `${zig} is zig ${version}: prebuilds are compiled by ${leastZig.join('.')} or later.`,
+    )
   requireProgram('cmake', 'prebuilds are built by cmake alone.')
   say(`building the addon with zig for ${target}`)
   const env = {
