@@ -1,5 +1,6 @@
 import { Command } from 'commander'
 import { join } from 'node:path'
+import { adaptersIn, holdsAdapter } from '../adapters/adapter-folders.js'
 import { type AdapterDescription, describeAdapter } from '../adapters/describe.js'
 import { FormatError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
@@ -15,7 +16,7 @@ export function describeCommand(): Command {
       'Say what a folder holds: the kind of adapter, its modules, ranks and experts, how many parameters it trains, its ' +
         'size and its base; of a run also how far it has come. No model is loaded.',
     )
-    .argument('<folder>', 'an adapter, a mixture or a run')
+    .argument('<folder>', 'an adapter, a mixture, a run, or a folder of adapters')
     .option('--json', 'as one JSON object')
     .action(async (folder: string, { json }: { json?: boolean }) => {
       const names = await nodeFileSystem.list(folder).catch((cause: unknown) => {
@@ -24,9 +25,41 @@ export function describeCommand(): Command {
           details: { path: folder },
         })
       })
-      if (names.includes('run.json')) await describeRun(folder, names, json ?? false)
-      else show(await describeAdapter(folder), json ?? false)
+      if (names.includes('run.json')) return await describeRun(folder, names, json ?? false)
+      if (holdsAdapter(names)) return show(await describeAdapter(folder), json ?? false)
+      const adapters = await describeAdapters(folder, '')
+      if (Object.keys(adapters).length === 0) throw describesNot(folder, names)
+      if (json) console.log(JSON.stringify({ folder, adapters }, null, 2))
+      else showAdapters(adapters)
     })
+}
+
+function describesNot(folder: string, names: readonly string[]): FormatError {
+  const what = names.includes('config.json')
+    ? 'is a model'
+    : 'holds no adapter_config.json, mixture_config.json or run.json'
+  return new FormatError(
+    `${folder} ${what}: describe takes an adapter, a mixture, a run, or a folder of adapters`,
+    { details: { path: folder } },
+  )
+}
+
+/** Of a folder of adapters, by their paths. */
+async function describeAdapters(
+  folder: string,
+  prefix: string,
+): Promise<Record<string, AdapterDescription>> {
+  const adapters: Record<string, AdapterDescription> = {}
+  for (const name of await adaptersIn(folder))
+    adapters[prefix + name] = await describeAdapter(join(folder, name))
+  return adapters
+}
+
+function showAdapters(adapters: Readonly<Record<string, AdapterDescription>>): void {
+  for (const [name, adapter] of Object.entries(adapters)) {
+    console.log(`${name}:`)
+    for (const line of adapterLines(adapter)) console.log(`  ${line}`)
+  }
 }
 
 function show(description: AdapterDescription, json: boolean): void {
@@ -59,11 +92,8 @@ async function describeRun(folder: string, names: readonly string[], json: boole
     .map(Number)
     .sort((a, b) => a - b)
   const finished = ['adapter', 'adapters', 'model'].some((name) => names.includes(name))
-  const adapters: Record<string, AdapterDescription> = {}
+  const adapters = await describeAdapters(join(folder, 'adapters'), 'adapters/')
   if (names.includes('adapter')) adapters.adapter = await describeAdapter(join(folder, 'adapter'))
-  if (names.includes('adapters'))
-    for (const name of (await nodeFileSystem.list(join(folder, 'adapters'))).sort())
-      adapters[`adapters/${name}`] = await describeAdapter(join(folder, 'adapters', name))
   if (json) {
     console.log(JSON.stringify({ folder, run, checkpoints: steps, finished, adapters }, null, 2))
     return
@@ -72,8 +102,5 @@ async function describeRun(folder: string, names: readonly string[], json: boole
   console.log(`run: ${String(method?.kind ?? 'unknown')} on ${String(run.model ?? 'unknown')}`)
   console.log(`checkpoints: ${steps.length > 0 ? steps.join(', ') : 'none'}`)
   console.log(finished ? 'result: written' : 'result: none yet')
-  for (const [name, adapter] of Object.entries(adapters)) {
-    console.log(`${name}:`)
-    for (const line of adapterLines(adapter)) console.log(`  ${line}`)
-  }
+  showAdapters(adapters)
 }

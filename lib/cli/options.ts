@@ -2,8 +2,8 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import { join } from 'node:path'
 import type { DeviceOptions } from '../device.js'
 import { ConfigError } from '../errors.js'
-import { nodeFileSystem } from '../file-system.js'
 import type { Adapter } from '../adapters/adapter.js'
+import { adaptersIn } from '../adapters/adapter-folders.js'
 import type { Model } from '../model.js'
 import { readYaml } from './config-file.js'
 
@@ -107,19 +107,6 @@ export async function attachAdapter(
       `--discipline is for nothing here: ${adapter} is of kind ${attached.declaration.kind}, which does the same for every discipline`,
     )
   return folders
-}
-
-/** The adapters of a folder that is none itself, as a run side by side leaves them. */
-async function adaptersIn(folder: string): Promise<string[]> {
-  const list = (path: string) => nodeFileSystem.list(path).catch((): string[] => [])
-  const holdsAdapter = (names: readonly string[]) =>
-    ['adapter_config.json', 'mixture_config.json'].some((name) => names.includes(name))
-  const names = await list(folder)
-  if (holdsAdapter(names)) return []
-  const found: string[] = []
-  for (const name of names.sort())
-    if (holdsAdapter(await list(join(folder, name)))) found.push(name)
-  return found
 }
 
 async function attachSaved(

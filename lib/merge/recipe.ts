@@ -9,7 +9,12 @@ import { checkSettings, type Settings } from './settings.js'
 const scalar = z.union([z.number(), z.boolean()])
 const values = z.union([scalar, z.array(scalar).min(1)])
 const conditional = z.strictObject({ filter: z.string().nullish(), value: values })
-const parameters = z.record(z.string(), z.union([values, conditional, z.array(conditional).min(1)]))
+const parameters = z.record(
+  z.string(),
+  z.union([values, conditional, z.array(conditional).min(1)], {
+    error: 'must be a number, true or false, a list of these, or a list of { filter, value }',
+  }),
+)
 const path = z.string().min(1)
 
 // Ours: fisher, a folder in the form of the model with the diagonal of its Fisher information in place of weights; gram, a

@@ -40,7 +40,7 @@ export function resolveParameters(
   for (const [name, spec] of Object.entries(method.parameters)) {
     if (spec.of !== of) continue
     const given = firstGiven(scopes, name, position)
-    const value = given === undefined ? spec.default : check(name, spec, given)
+    const value = given === undefined ? spec.default : check(name, spec, given, whose)
     if (value === undefined)
       throw new ConfigError(
         `${name} must be given${whose && ` for ${whose}`}: ${describeSpec(spec)}`,
@@ -97,15 +97,16 @@ function isConditional(setting: Setting): setting is Conditional {
   return typeof setting === 'object' && !Array.isArray(setting)
 }
 
-function check(name: string, spec: ParameterSpec, value: Scalar): number {
+function check(name: string, spec: ParameterSpec, value: Scalar, whose: string): number {
   const fits =
     spec.kind === 'boolean'
       ? typeof value === 'boolean' || value === 0 || value === 1
       : typeof value === 'number' && value >= spec.min! && value <= spec.max!
   if (!fits)
-    throw new ConfigError(`${name} must be ${describeSpec(spec)}, not ${JSON.stringify(value)}`, {
-      details: { key: name, received: value, allowed: describeSpec(spec) },
-    })
+    throw new ConfigError(
+      `${name}${whose && ` of ${whose}`} must be ${describeSpec(spec)}, not ${JSON.stringify(value)}`,
+      { details: { key: name, received: value, allowed: describeSpec(spec) } },
+    )
   return Number(value)
 }
 

@@ -45,14 +45,23 @@ describe('polylora describe', function () {
       /run: hydra-lora on models\/small\ncheckpoints: 20, 100\nresult: written/,
     )
     assert.match(run.stdout, new RegExp(`trainable parameters: ${numParameters} `))
+    const folder = await polylora(['describe', join(goldenFolder, 'adapters/rslora')], at('.'))
+    assert.equal(folder.code, 0, folder.stderr)
+    assert.match(folder.stdout, /^adapter:\n {2}lora: one expert a layer\n/)
   })
 
   it('refuses a folder that is none of these, in one sentence', async () => {
     mkdirSync(at('empty'))
-    for (const folder of ['empty', 'nowhere']) {
+    mkdirSync(at('model'))
+    writeFileSync(at('model/config.json'), '{}')
+    for (const [folder, problem] of [
+      ['empty', 'holds no adapter_config.json, mixture_config.json or run.json'],
+      ['model', 'is a model'],
+      ['nowhere', 'cannot be read'],
+    ]) {
       const result = await polylora(['describe', folder], at('.'))
       assert.notEqual(result.code, 0)
-      assert.match(result.stderr, new RegExp(`^polylora: .*${folder}.*\\n$`))
+      assert.match(result.stderr, new RegExp(`^polylora: ${folder} ${problem}: .*\\n$`))
     }
   })
 })

@@ -135,7 +135,7 @@ describe('parameters of a recipe', () => {
     assert.throws(() => at([], 'norm', 0), /weight must be given for a/)
     assert.throws(
       () => at([{ weight: 1, density: 1.5 }], 'x', 0),
-      /density must be a number from 0/,
+      /density of a must be a number from 0/,
     )
     assert.throws(() => at([{ weight: true }], 'x', 0), /weight must be a number/)
     const shared = (settings: Settings) =>
