@@ -137,7 +137,7 @@ describe('parameters of a recipe', () => {
       () => at([{ weight: 1, density: 1.5 }], 'x', 0),
       /density of a must be a number from 0/,
     )
-    assert.throws(() => at([{ weight: true }], 'x', 0), /weight must be a number/)
+    assert.throws(() => at([{ weight: true }], 'x', 0), /weight of a must be a number/)
     const shared = (settings: Settings) =>
       resolveParameters(methods.ties, 'merge', [settings], { name: 'x', depth: 0 }, '')
     assert.throws(() => shared({ normalize: 2 }), /normalize must be true or false/)
