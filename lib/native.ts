@@ -219,8 +219,9 @@ function wrap(raw: AnyFunction): AnyFunction {
     } catch (error) {
       throw typed(error)
     }
-    if (!(result instanceof Promise)) return result
-    return result.catch((error: unknown) => {
+    // Not by instanceof, which is a call: without stack for it, a handle that was made would be lost.
+    if ((result as object | null | undefined)?.constructor !== Promise) return result
+    return (result as Promise<unknown>).catch((error: unknown) => {
       throw typed(error)
     })
   }

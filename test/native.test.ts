@@ -4,7 +4,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { describe, it } from 'mocha'
 import { ArgumentError, FormatError } from '../lib/errors.js'
-import { loadNative } from '../lib/native.js'
+import { loadNative, type NativeLock } from '../lib/native.js'
 import { temporaryFolder } from './temporary-folder.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -71,6 +71,23 @@ describe('locks', () => {
     const again = native.lockFile(path)
     assert.ok(again)
     native.unlockFile(again)
+  })
+
+  it('are not held by a call that fails for want of stack', () => {
+    const atEdgeOfStack = (call: () => NativeLock | null): NativeLock | null => {
+      try {
+        return atEdgeOfStack(call)
+      } catch (error) {
+        if (error instanceof RangeError) return call()
+        throw error
+      }
+    }
+    for (let i = 0; i < 40; i++) {
+      const path = inFolder(`${i}.lock`)
+      const lock = atEdgeOfStack(() => native.lockFile(path))
+      assert.ok(lock, `call ${i}: an earlier one, which failed, holds the lock`)
+      native.unlockFile(lock)
+    }
   })
 
   it('are not given up by a forgotten handle', async () => {

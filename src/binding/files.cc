@@ -378,9 +378,15 @@ napi_value lock_file(Call& call) {
     return null;
   }
   auto handle = std::make_unique<LockHandle>();
-  call.environment.locks.push_front(std::move(file));
-  handle->lock = call.environment.locks.begin();
-  return wrap(call.env, std::move(handle));
+  std::list<io::File>& locks = call.environment.locks;
+  locks.push_front(std::move(file));
+  handle->lock = locks.begin();
+  try {
+    return wrap(call.env, std::move(handle));
+  } catch (...) {
+    locks.pop_front();
+    throw;
+  }
 }
 
 napi_value unlock_file(Call& call) {
