@@ -90,9 +90,7 @@ const figures = ({ loss, gradNorm, learningRate, tokens, applied, routing }: Ste
 })
 
 forEachDevice('adapters side by side', (context) => {
-  // A minute each in the emulator.
-  const isEmulated = context.variant.kind === 'cuda-emulated'
-  for (const checkpointing of isEmulated ? [false] : [false, true])
+  for (const checkpointing of [false, true])
     it(`end with the bits of five runs${checkpointing ? ', computing activations again' : ''}`, async function () {
       this.timeout(120_000)
       const { device } = context
