@@ -82,7 +82,7 @@ function cpuVariants(): DeviceVariant[] {
 const notEmulated: Readonly<Record<string, string>> = {
   'test/train/trainer.test.ts':
     'long runs at several numbers of threads, of which the emulator has one',
-  // Seen twice in ten runs, both times after other trainings or recordings in the same process.
+  // Seen twice in eleven runs, never where this file ran alone.
   'test/train/side-by-side.test.ts':
     'attention has read outside every allocation now and then, which is not yet understood',
 }
