@@ -94,13 +94,17 @@ void* make_region(size_t bytes) {
   return memory;
 }
 
+// With the blocks in it that nobody has given back: what comes to lie there next has its own.
 void free_region(void* memory) {
+  auto* const begin = static_cast<const char*>(memory);
   uint64_t bytes;
   {
     std::unique_lock<std::shared_mutex> lock(blocks().mutex);
-    const auto found = blocks().regions.find(static_cast<char*>(memory));
+    const auto found = blocks().regions.find(begin);
     bytes = found->second;
     blocks().regions.erase(found);
+    auto& live = blocks().live;
+    live.erase(live.lower_bound(begin), live.lower_bound(begin + bytes));
   }
   emulator::allow(memory, bytes);
   emulator::race::forget(memory, bytes);

@@ -231,6 +231,27 @@ std::vector<Mutant> mutants() {
          launch(stream, {1, 32}, global_copy_kernel, from.data(), to.data(), broken);
          return outcome(stream, to, numbers(128, same));
        }},
+      {"a cp.async from a pool that has ended, its block not given back", D::bounds, D::bounds,
+       [](bool broken) {
+         TestStream stream;
+         Array<uint32_t> to(stream, 128);
+         cudaMemPoolProps properties = {};
+         cudaMemPool_t pool;
+         must(cudaMemPoolCreate(&pool, &properties), "a pool");
+         void* memory;
+         must(cudaMallocFromPoolAsync(&memory, 1024, pool, stream.handle()), "memory of a pool");
+         emulator::block_allocated(stream.handle(), memory, 512, 64);
+         const std::vector<uint32_t> values = numbers(128, same);
+         must(cudaMemcpyAsync(memory, values.data(), 512, cudaMemcpyHostToDevice, stream.handle()),
+              "a copy");
+         stream.finish();
+         if (broken) must(cudaMemPoolDestroy(pool), "the end of a pool");
+         launch(stream, {1, 32}, global_copy_kernel, static_cast<const uint32_t*>(memory),
+                to.data(), false);
+         const Detector found = outcome(stream, to, values);
+         if (!broken) must(cudaMemPoolDestroy(pool), "the end of a pool");
+         return found;
+       }},
       {"more shared memory than the tier has", D::misuse, D::misuse,
        [](bool broken) {
          TestStream stream;
