@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { ConfigError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'
 import { readJsonFile } from '../json-file.js'
-import { folderFormat } from './peft.js'
+import { folderFormat } from './adapter-folders.js'
 
 /** What a saved adapter says that it was trained on: a path or a name; null if nothing. */
 export async function baseNameOf(folder: string): Promise<string | null> {

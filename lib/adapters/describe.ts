@@ -7,7 +7,7 @@ import { SafetensorsFile } from '../safetensors.js'
 import type { LoraDeclaration } from './declaration.js'
 import type { AdapterForm } from './form.js'
 import { parseMixtureConfig } from './mixture-config.js'
-import { folderFormat } from './peft.js'
+import { folderFormat } from './adapter-folders.js'
 import { parsePeftConfig } from './peft-config.js'
 
 /** What an adapter folder is, read from its files alone: no model is needed. */

@@ -8,6 +8,7 @@ import type { DecoderConfig } from '../models/index.js'
 import { publishFolder } from '../output-folder.js'
 import { SafetensorsFile, writeSafetensors } from '../safetensors.js'
 import { Adapter } from './adapter.js'
+import { type FolderFormat, folderFormat, mixtureFormat, peftFormat } from './adapter-folders.js'
 import type { LoraDeclaration } from './declaration.js'
 import { mixtureConfig, parseMixtureConfig } from './mixture-config.js'
 import { fillOutputBases } from './output-basis.js'
@@ -21,30 +22,6 @@ import {
   readTensors,
 } from './tensors.js'
 
-/**
- * An adapter's folder. What PEFT can express is PEFT's: adapter_config.json and adapter_model.safetensors. A mixture has
- * two files of its own, mixture_config.json and mixture_model.safetensors.
- */
-export interface FolderFormat {
-  readonly format: 'peft' | 'mixture'
-  readonly config: string
-  readonly tensors: string
-  /** Before the names of the tensors. */
-  readonly prefix: string
-}
-
-const peftFormat: FolderFormat = {
-  format: 'peft',
-  config: 'adapter_config.json',
-  tensors: 'adapter_model.safetensors',
-  prefix: 'base_model.model.',
-}
-const mixtureFormat: FolderFormat = {
-  format: 'mixture',
-  config: 'mixture_config.json',
-  tensors: 'mixture_model.safetensors',
-  prefix: '',
-}
 const ownNames = [peftFormat, mixtureFormat].flatMap(({ config, tensors }) => [config, tensors])
 const configCap = 1 << 20
 
@@ -125,17 +102,6 @@ export async function loadAdapter(
     adapter.dispose()
     throw error
   }
-}
-
-/** Which of the two formats a folder with these files is in; PEFT's if it has neither. @throws FormatError for both */
-export function folderFormat(folder: string, names: readonly string[]): FolderFormat {
-  if (!names.includes(mixtureFormat.config)) return peftFormat
-  if (names.includes(peftFormat.config))
-    throw new FormatError(
-      `${folder} holds ${peftFormat.config} and ${mixtureFormat.config}: an adapter is one of the two`,
-      { details: { path: folder } },
-    )
-  return mixtureFormat
 }
 
 /** How a folder that is there already is replaced. */

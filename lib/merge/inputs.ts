@@ -1,8 +1,8 @@
-import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { holdsAdapter } from '../adapters/adapter-folders.js'
 import { requireOneBase } from '../adapters/base-name.js'
 import type { Device } from '../device.js'
 import { ConfigError } from '../errors.js'
+import { nodeFileSystem } from '../file-system.js'
 import type { DecoderConfig } from '../models/index.js'
 import { AdapterDeltas } from './adapter-deltas.js'
 import { GramFile } from './gram-file.js'
@@ -80,14 +80,11 @@ export class Inputs {
 
 /** MODEL, ADAPTER or MODEL+ADAPTER as the two folders. */
 export async function splitReference(reference: string): Promise<[string | null, string | null]> {
-  const has = async (folder: string, name: string) =>
-    (await stat(join(folder, name)).catch(() => null)) !== null
-  const isAdapter =
-    (await has(reference, 'adapter_config.json')) || (await has(reference, 'mixture_config.json'))
-  if (isAdapter)
-    return (await has(reference, 'config.json')) ? [reference, null] : [null, reference]
+  const names = await nodeFileSystem.list(reference).catch((): string[] => [])
+  const isModel = names.includes('config.json')
+  if (holdsAdapter(names)) return isModel ? [reference, null] : [null, reference]
   const plus = reference.indexOf('+')
-  if (plus < 1 || (await has(reference, 'config.json'))) return [reference, null]
+  if (plus < 1 || isModel) return [reference, null]
   return [reference.slice(0, plus), reference.slice(plus + 1)]
 }
 

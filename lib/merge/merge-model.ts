@@ -1,4 +1,4 @@
-import { folderFormat } from '../adapters/peft.js'
+import { folderFormat } from '../adapters/adapter-folders.js'
 import type { DeviceOptions } from '../device.js'
 import { FormatError } from '../errors.js'
 import { nodeFileSystem } from '../file-system.js'

@@ -1,18 +1,19 @@
 import { createHash } from 'node:crypto'
 import { open, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { folderFormat } from '../adapters/adapter-folders.js'
 
 const sampleBytes = 1 << 16
 const mostSamples = 64
 
 /**
- * SHA-256 of config.json, or adapter_config.json of an adapter, and of every safetensors file's size, beginning and evenly spaced samples: tells one model from
- * another without reading all of its bytes.
+ * SHA-256 of config.json, or an adapter's configuration, and of every safetensors file's size, beginning and evenly
+ * spaced samples: tells one model, adapter or mixture from another without reading all of its bytes.
  */
 export async function modelFingerprint(folder: string): Promise<string> {
   const hash = createHash('sha256')
   const all = (await readdir(folder)).sort()
-  const config = all.includes('config.json') ? 'config.json' : 'adapter_config.json'
+  const config = all.includes('config.json') ? 'config.json' : folderFormat(folder, all).config
   hash.update(await readFile(join(folder, config)))
   const names = all.filter((name) => name.endsWith('.safetensors'))
   for (const name of names) {

@@ -179,6 +179,25 @@ describe('adapter kinds on the command line', function () {
     assert.equal(perplexities.size, 2)
   })
 
+  it('a mixture is evaluated on a task, and its items are kept under its name', async () => {
+    writeFileSync(at('task.jsonl'), JSON.stringify({ prompt: 'What comes after 3?' }))
+    writeFileSync(
+      at('task.yaml'),
+      'kind: likelihood\nname: own\nprompt: "Question:"\ntarget: "{prompt}"\n',
+    )
+    const evaluated = (adapter: string, discipline: string) => {
+      const what = ['--data', 'task.jsonl', '--task', 'task.yaml', '--output', 'items.jsonl']
+      const how = ['--adapter', adapter, '--discipline', discipline, '--threads', '1']
+      return polylora(['evaluate', '--model', model, ...what, ...how], at('.'))
+    }
+    const first = await evaluated('tasks', 'law')
+    assert.equal(first.code, 0, first.stderr)
+    assert.match(first.stdout, /^own: 1 items\n/)
+    const other = await evaluated('tasks', 'biology')
+    assert.notEqual(other.code, 0, 'the items are those of another discipline')
+    assert.match(other.stderr, /^polylora: [^\n]*items\.jsonl[^\n]*\n$/)
+  })
+
   it('a discipline is refused for an adapter that tells none apart', async () => {
     for (const name of ['law', 'routed']) {
       const result = await generate('--adapter', name, '--discipline', 'law')
