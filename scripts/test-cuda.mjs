@@ -1,13 +1,25 @@
-// npm run test:cuda: everything about CUDA's kernels. The programs of test/cuda (on the device too
-// where there is one), the mutation suite, the operation tests once for each way in which the
-// emulator may schedule what is asynchronous, in race mode and under the sanitizers, and what nvcc
-// says. With --gates only what every change must pass: nvcc, the programs, and quick operations in
-// race mode. Other arguments after -- are files, or options of mocha, for the operation tests, which
-// then run alone.
-import { bootstrap } from './bootstrap.mjs'
+// npm run test:cuda -- [--gates] [--only TEXT] [--fresh] [--list]
+//
+// Everything about CUDA's kernels. What nvcc says, the programs of test/cuda (on the device too where there is one), the
+// mutants, the operation tests once for each way in which the emulator may schedule what is asynchronous, in race mode
+// and under the sanitizers. It takes hours; what has gone well is written down in build/cuda-tests.jsonl, so that a run
+// that was stopped goes on where it was, as long as the sources are the same.
+//
+//   --gates      only what every change must pass: nvcc, the programs, and quick operations in race mode
+//   --only TEXT  the units whose names contain this: 'race', 'sanitized', 'mutants', 'linear'
+//   --fresh      all of them again
+//   --list       their names
+//
+// Arguments with a file of operation tests among them are mocha's: these tests then run alone, in every build and mode.
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { bootstrap, root } from './bootstrap.mjs'
 import { buildEmulated, checkNvcc, runCudaPrograms, runEmulated, runOnDevice } from './cuda.mjs'
 import { runKernelMutants } from './kernel-mutants.mjs'
+import { Ledger, runUnit } from './ledger.mjs'
 import { runMain, ScriptError } from './run.mjs'
+import { hashInputs } from './stamp.mjs'
 import { closingLine, sum } from './totals.mjs'
 
 const modes = [
@@ -17,10 +29,45 @@ const modes = [
   { POLYLORA_EMULATOR: 'random:20250101' },
 ]
 
+const variant = (build, mode = {}) => ({
+  name: [build, ...Object.values(mode)].join(' '),
+  build,
+  mode,
+})
+/** The builds of the emulated device, each in the modes that it is run in. */
+const variants = [
+  ...modes.map((mode) => variant('plain', mode)),
+  variant('race'),
+  variant('sanitized'),
+]
+
 /** Race mode costs ten times as much: the quick ones. */
 const raceSlice = ['add', 'embedding', 'logits', 'rms-norm', 'rope', 'swiglu'].map(
   (name) => `test/ops/${name}.test.ts`,
 )
+
+/** A piece of the whole: the emulator's builds that it needs, and what gives `{ passed, failed, skipped }`. */
+const unit = (name, builds, run) => ({ name, builds, run: async () => sum([await run()].flat()) })
+
+function allUnits() {
+  const files = readdirSync(join(root, 'test/ops'))
+    .filter((name) => name.endsWith('.test.ts'))
+    .map((name) => `test/ops/${name}`)
+  files.push('test/tensor.test.ts', 'test/autograd.test.ts')
+  return [
+    unit('nvcc', [], checkNvcc),
+    unit('programs on the device', [], runOnDevice),
+    ...variants.map(({ name, build, mode }) =>
+      unit(`${name}: programs`, [build], () => runCudaPrograms(build, mode)),
+    ),
+    unit('mutants', ['plain', 'race'], runKernelMutants),
+    ...variants.flatMap(({ name, build, mode }) =>
+      files.map((file) =>
+        unit(`${name}: ${file}`, [build], () => runEmulated(build, [file], mode)),
+      ),
+    ),
+  ]
+}
 
 async function runGates() {
   return [
@@ -32,35 +79,50 @@ async function runGates() {
   ]
 }
 
-function finish(totals) {
-  const all = sum(totals)
-  console.log(closingLine(all))
-  if (all.failed > 0) process.exitCode = 1
+async function runUnits(units, fresh) {
+  const sources = ['cuda', 'src', 'lib', 'test', 'scripts', 'CMakeLists.txt', 'package-lock.json']
+  const ledger = new Ledger(join(root, 'build/cuda-tests.jsonl'), hashInputs(root, sources), {
+    fresh,
+  })
+  const done = units.filter(({ name }) => ledger.find(name)).length
+  console.log(`${units.length} units, of which ${done} are done`)
+  const entries = []
+  for (const each of units) entries.push(await runUnit(each, ledger))
+  return entries
 }
 
 runMain(async () => {
-  const gates = process.argv.includes('--gates')
-  await bootstrap()
-  const isBuilt = await buildEmulated(gates ? ['plain', 'race'] : undefined)
-  if (gates) {
-    if (!isBuilt) console.log('CUDA: skipped, since the emulator needs cmake')
-    finish(isBuilt ? await runGates() : [{ skipped: 1 }])
+  const args = process.argv.slice(2)
+  const isOfFiles = args.some((arg) => arg.endsWith('.ts'))
+  const { values } = parseArgs({
+    args: isOfFiles ? [] : args,
+    options: {
+      gates: { type: 'boolean', default: false },
+      only: { type: 'string', default: '' },
+      fresh: { type: 'boolean', default: false },
+      list: { type: 'boolean', default: false },
+    },
+  })
+  const units = allUnits().filter(({ name }) => name.includes(values.only))
+  if (values.list) {
+    for (const { name } of units) console.log(name)
     return
   }
-  if (!isBuilt) throw new ScriptError('cmake is not on the PATH: it builds the emulator.')
-  const args = process.argv.slice(2)
-  const files = args.some((arg) => arg.endsWith('.ts'))
-    ? args
-    : ['test/ops/**/*.test.ts', 'test/tensor.test.ts', 'test/autograd.test.ts', ...args]
-  const totals = []
-  if (args.length === 0) {
-    totals.push(await checkNvcc())
-    totals.push(...(await runOnDevice()))
-    for (const mode of modes) totals.push(...(await runCudaPrograms('plain', mode)))
-    totals.push(...(await runCudaPrograms('race')), ...(await runCudaPrograms('sanitized')))
-    totals.push(await runKernelMutants())
+  await bootstrap()
+  const builds = new Set(values.gates ? ['plain', 'race'] : units.flatMap((each) => each.builds))
+  const isBuilt = builds.size === 0 || (await buildEmulated([...builds]))
+  let totals
+  if (values.gates) {
+    if (!isBuilt) console.log('CUDA: skipped, since the emulator needs cmake')
+    totals = isBuilt ? await runGates() : [{ skipped: 1 }]
+  } else {
+    if (!isBuilt) throw new ScriptError('cmake is not on the PATH: it builds the emulator.')
+    totals = []
+    if (isOfFiles)
+      for (const { build, mode } of variants) totals.push(await runEmulated(build, args, mode))
+    else totals = await runUnits(units, values.fresh)
   }
-  for (const mode of modes) totals.push(await runEmulated('plain', files, mode))
-  totals.push(await runEmulated('race', files), await runEmulated('sanitized', files))
-  finish(totals)
+  const all = sum(totals)
+  console.log(closingLine(all))
+  if (all.failed > 0) process.exitCode = 1
 })

@@ -16,15 +16,17 @@ import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { type Entry, Ledger, runUnit } from '../../scripts/ledger.mjs'
 import { hashInputs } from '../../scripts/stamp.mjs'
 import { closingLine, isSuccess, sum } from '../../scripts/totals.mjs'
 import { allParts } from '../fuzz/parts.js'
 import type { Part } from '../fuzz/part.js'
 import { type FuzzOptions, fuzzOptions, problemsOf } from '../fuzz/runner.js'
 import type { Sanitizer } from '../fuzz/sanitizer.js'
-import { type Entry, Ledger, type Totals } from './ledger.js'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
+
+type Totals = Pick<Entry, 'passed' | 'failed' | 'skipped'>
 
 interface Unit {
   readonly name: string
@@ -123,42 +125,6 @@ function fuzzUnits(sanitizer: Sanitizer | undefined): Unit[] {
 }
 
 // ---- All ----
-
-let counted = 0
-
-/** Seconds that processes which have ended since the last call had of the processor. */
-function cpuSecondsSince(): number {
-  const stat = readFileSync('/proc/self/stat', 'utf8')
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  // Of waited-for children, in ticks of a hundredth of a second.
-  const total = (Number(fields[13]) + Number(fields[14])) / 100
-  const since = total - counted
-  counted = total
-  return since
-}
-
-async function runUnit(unit: Unit, ledger: Ledger): Promise<Entry> {
-  const before = ledger.find(unit.name)
-  if (before) return before
-  const start = performance.now()
-  let totals: Totals
-  try {
-    totals = await unit.run()
-  } catch (error) {
-    console.log(`    ${String(error)}`)
-    totals = { passed: 0, failed: 1, skipped: 0 }
-  }
-  const entry: Entry = {
-    unit: unit.name,
-    ...totals,
-    seconds: (performance.now() - start) / 1000,
-    cpuSeconds: cpuSecondsSince(),
-  }
-  ledger.add(entry)
-  const mark = totals.failed > 0 ? '✘' : totals.passed > 0 ? '✔' : '-'
-  console.log(`  ${mark} ${unit.name} (${entry.seconds.toFixed(0)} s)`)
-  return entry
-}
 
 async function main(): Promise<void> {
   const all = [

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { appendFileSync } from 'node:fs'
 import { describe, it } from 'mocha'
+import { type Entry, Ledger, runUnit } from '../../scripts/ledger.mjs'
 import { temporaryFolder } from '../temporary-folder.js'
-import { type Entry, Ledger } from './ledger.js'
 
-describe('ledger of the long tests', () => {
+describe('the ledger of long tests', () => {
   const at = temporaryFolder()
   const entry = (unit: string, failed = 0): Entry => ({
     unit,
@@ -35,7 +35,32 @@ describe('ledger of the long tests', () => {
     ledger.add(entry('fuzz'))
     ledger.add(entry('faults'))
     ledger.add(entry('faults', 1))
-    const again = new Ledger(path, 'one', { fresh: false })
+    const again = new Ledger(path, 'one')
     assert.deepEqual([again.find('fuzz'), again.find('faults')], [entry('fuzz'), undefined])
+  })
+
+  it('runs a unit until it has gone well', async () => {
+    const ledger = new Ledger(at('run.jsonl'), 'one')
+    const endings = [{ failed: 1 }, new Error('no processor'), { passed: 3, skipped: 1 }]
+    const counts: (readonly number[])[] = []
+    for (let i = 0; i < 4; i++) {
+      const { passed, failed, skipped } = await runUnit(
+        {
+          name: 'unit',
+          run() {
+            const ending = endings.shift()!
+            return ending instanceof Error ? Promise.reject(ending) : Promise.resolve(ending)
+          },
+        },
+        ledger,
+      )
+      counts.push([passed, failed, skipped])
+    }
+    assert.deepEqual(counts, [
+      [0, 1, 0],
+      [0, 1, 0],
+      [3, 0, 1],
+      [3, 0, 1],
+    ])
   })
 })
