@@ -21,7 +21,7 @@ void run_low_rank_project(Stream& stream, const pl_low_rank_project_args& args) 
   product.scale = static_cast<const float*>(args.rank_scale.data);
   product.y = static_cast<float*>(args.s.data);
   product.y_stride = args.s.strides[0];
-  run_product(stream, product);
+  run_product(stream, product, nullptr);  // only x^T w wants scratch
 }
 
 }  // namespace polylora::cuda

@@ -1,7 +1,7 @@
-// y = column_scale * (sum of segments, in the listed order) + bias + residual, for all layouts, in
-// float32: sums are chains of fused multiply-adds in the order of k, from one segment to the next,
-// so that an element's bits depend on its row and column of the operands alone. Overwrites; the
-// residual may be y.
+// y = column_scale * (sum of segments, in the listed order) + bias + residual, for all layouts. In
+// float32, unless a narrow side makes it product_narrow.cu's, sums are chains of fused
+// multiply-adds in the order of k, from one segment to the next, so that an element's bits depend
+// on its row and column of the operands alone. Overwrites; the residual may be y.
 #include "cuda/launch.h"
 #include "cuda/numbers.h"
 #include "cuda/operations.h"
@@ -108,7 +108,6 @@ __global__ void __launch_bounds__(kThreads)
 // Whether the tensor cores take it: weights that are kept and multiplied in bf16, or tensors that
 // may be rounded. Every operand is rounded then, those of the rank segments too.
 bool is_bf16_product(const pl_matmul_args& args) {
-  if (args.segment_count > uint32_t(kMostSegments)) return false;
   bool any = args.bf16_operands != 0;
   for (uint32_t i = 0; i < args.segment_count; ++i) {
     const pl_weight* const weight = args.segments[i].weight;
@@ -139,7 +138,12 @@ Dropout dropout_of(const pl_dropout& dropout) {
   return out;
 }
 
-void run_product(Stream& stream, const Product& product) {
+uint64_t product_workspace(const Product& product) {
+  return is_narrow(product, false) ? narrow_workspace(product) : 0;
+}
+
+void run_product(Stream& stream, const Product& product, void* workspace) {
+  if (is_narrow(product, false)) return run_narrow(stream, product, workspace);
   const unsigned column_tiles = blocks_for(product.n, kTile);
   const LaunchShape shape = {blocks_for(blocks_for(product.m, kTile) * int64_t(column_tiles), 1),
                              kThreads};
@@ -206,25 +210,8 @@ void run_bf16(Stream& stream, const pl_matmul_args& args) {
   run_product_bf16(stream, product);
 }
 
-}  // namespace
-
-uint64_t workspace_matmul(const Stream&, const pl_matmul_args& args) {
-  if (!is_bf16_product(args)) return 0;
-  uint64_t bytes = 0;
-  for (uint32_t i = 0; i < args.segment_count; ++i) {
-    const pl_segment& segment = args.segments[i];
-    bytes += x_shape(segment).rounded_bytes();
-    if (!segment.weight) bytes += w_shape(segment).rounded_bytes();
-  }
-  return bytes;
-}
-
-void run_matmul(Stream& stream, const pl_matmul_args& args) {
-  if (is_bf16_product(args)) return run_bf16(stream, args);
-  if (args.segment_count > uint32_t(kMostSegments)) {
-    stream.note(cudaErrorInvalidValue);
-    return;
-  }
+// Of at most kMostSegments.
+Product product_of(const pl_matmul_args& args) {
   Product product = {};
   begin_output(args, &product);
   product.layout = pl_layout(args.layout);
@@ -238,6 +225,7 @@ void run_matmul(Stream& stream, const pl_matmul_args& args) {
     segment.k = from.x.shape[product.layout == PL_TN ? 0 : 1];
     segment.mask_after = drops && from.mask_after;
     segment.mask_w = drops && from.mask_w;
+    segment.is_weight = from.weight != nullptr;
     if (from.weight) {
       const pl_weight& weight = *from.weight;
       segment.w = weight.storage;
@@ -249,7 +237,32 @@ void run_matmul(Stream& stream, const pl_matmul_args& args) {
       segment.w_stride = from.w.strides[0];
     }
   }
-  run_product(stream, product);
+  return product;
+}
+
+}  // namespace
+
+uint64_t workspace_matmul(const Stream&, const pl_matmul_args& args) {
+  if (args.segment_count > uint32_t(kMostSegments)) return 0;
+  const Product product = product_of(args);
+  if (!is_bf16_product(args) || is_narrow(product, true)) return product_workspace(product);
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < args.segment_count; ++i) {
+    const pl_segment& segment = args.segments[i];
+    bytes += x_shape(segment).rounded_bytes();
+    if (!segment.weight) bytes += w_shape(segment).rounded_bytes();
+  }
+  return bytes;
+}
+
+void run_matmul(Stream& stream, const pl_matmul_args& args) {
+  if (args.segment_count > uint32_t(kMostSegments)) {
+    stream.note(cudaErrorInvalidValue);
+    return;
+  }
+  const Product product = product_of(args);
+  if (is_bf16_product(args) && !is_narrow(product, true)) return run_bf16(stream, args);
+  run_product(stream, product, args.header.workspace);
 }
 
 }  // namespace polylora::cuda

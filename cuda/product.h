@@ -15,6 +15,7 @@ struct Segment {
   const float* x;
   const void* w;  // float, or bf16 of a weight
   int64_t x_stride, w_stride, k;
+  bool is_weight;  // w is one, whose storage may not show in the bits
   bool w_is_bf16;
   bool rounds;      // x is rounded to bf16 too
   bool mask_after;  // the sums are multiplied by the mask [M, N] after this segment
@@ -76,8 +77,16 @@ static_assert(sizeof(Product) <= 4000, "a launch takes 4 KB of parameters");
 
 Dropout dropout_of(const pl_dropout& dropout);
 
-// In float32, whatever the operands' storage.
-void run_product(Stream& stream, const Product& product);
+// In float32, whatever the operands' storage. `workspace` has product_workspace() bytes.
+void run_product(Stream& stream, const Product& product, void* workspace);
+uint64_t product_workspace(const Product& product);
+
+// What product_narrow.cu takes: one segment of tensors, and few columns in y, or of x^T w in either
+// operand. @param is_bf16 whether the tensor cores could take it instead. That depends on columns
+// alone, never on the rows of x.
+bool is_narrow(const Product& product, bool is_bf16);
+uint64_t narrow_workspace(const Product& product);
+void run_narrow(Stream& stream, const Product& product, void* workspace);
 
 // With bf16 operands in any layout; rows lie bf16_pitch() of their columns apart, or a multiple of
 // 8 more, and are zero up to the next multiple of 8 columns.

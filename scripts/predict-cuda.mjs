@@ -87,6 +87,8 @@ export function predict(launch) {
 const up = (a, b) => Math.ceil(a / b)
 /** Cycles from a load to its value, and the barrier after it. */
 const latency = 800
+/** product_narrow.cu: the copies of two steps are under way. */
+const inFlight = 2
 
 /** The launches of every case; `use` gives what ptxas said of a kernel, or undefined where there is none. */
 export function casesOf(use) {
@@ -125,25 +127,58 @@ export function casesOf(use) {
     memory: 2 * (m * k + n * k) + 4 * m * n,
     cache: up(m, 128) * up(n, 128) * 256 * k * 2,
   })
-  /** matmul.cu: 64 x 64 a block, steps of 16, no copies in flight; a warp reads 6 times 128 bytes for each k. */
-  const float32 = (layout, m, n, k, bytesOfW = 4) => ({
-    kernel: `matmul_f32, ${layout}`,
-    use: use(/matmul_f32_kernel/),
-    blocks: up(m, 64) * up(n, 64),
-    threads: 256,
-    work: {
-      fma: 2 * 64 * 64 * 16 * up(k, 16),
-      shared: (8 * 6 * 128 + 2 * 64 * 4) * 16 * up(k, 16),
-    },
-    exposed: latency * up(k, 16),
-    memory: 4 * m * k + bytesOfW * n * k + 4 * m * n,
-    cache: up(m, 64) * up(n, 64) * (64 * 4 + 64 * bytesOfW) * k,
-  })
+  /**
+   * product_narrow.cu, x w: 32 rows by at most 64 columns a block, steps of 64; a warp reads 8 times 128 bytes for 4 of k.
+   */
+  const shrink = (layout, m, n, k) => {
+    const columns = n <= 16 ? 16 : n <= 32 ? 32 : 64
+    const stage = (32 + columns) * 68 * 4
+    const steps = up(k, 64)
+    return {
+      kernel: `shrink, ${layout}`,
+      use: use(new RegExp(`shrink_kernel.*layout${layout === 'nt' ? 0 : 1}ELi${columns}`)),
+      blocks: up(m, 32) * up(n, columns),
+      threads: 256,
+      dynamic: 3 * stage,
+      exposed: (latency * steps) / inFlight,
+      work: {
+        fma: 2 * 32 * columns * 64 * steps,
+        shared: ((columns / 16) * 16 * 8 * 128 + stage) * steps,
+      },
+      memory: 4 * (m * k + n * k + m * n),
+      cache: up(n, columns) * 4 * m * k + up(m, 32) * 4 * n * k,
+    }
+  }
+  /**
+   * x^T w there, of k rows: 256 columns of the wide side by 16 or 32 a block, 512 rows; a warp reads 3 or 4 times 128
+   * bytes a row.
+   */
+  const gradient = (wide, narrow, k) => {
+    const columns = narrow <= 16 ? 16 : 32
+    const chunks = up(k, 512)
+    const rows = Math.min(k, 512)
+    const partial = chunks > 1 ? 4 * chunks * wide * narrow : 0
+    return [
+      {
+        kernel: 'gradient',
+        use: use(new RegExp(`gradient_kernelILi${columns}E`)),
+        blocks: up(wide, 256) * up(narrow, columns) * chunks,
+        threads: 128,
+        dynamic: 3 * 16 * (256 + columns) * 4,
+        exposed: (latency * up(rows, 16)) / inFlight,
+        work: {
+          fma: 2 * 256 * columns * rows,
+          shared: (4 * (2 + columns / 16) * 128 + 4 * (256 + columns)) * rows,
+        },
+        memory: 4 * k * (wide + narrow) + partial,
+        cache: 4 * k * (up(narrow, columns) * wide + up(wide, 256) * narrow) + partial,
+      },
+      ...(partial ? [elements(wide * narrow, partial + 8 * wide * narrow)] : []),
+    ]
+  }
   const tensorCores = hopper ? wgmma : mma
   const forward = (m, n, k) => [rounding(m, k), tensorCores('nt', m, n, k)]
   const backward = (m, n, k) => [rounding(m, k), tensorCores('nn', m, n, k)]
-  /** Both operands have k rows. */
-  const weightGradient = (m, n, k) => [rounding(k, m), rounding(k, n), tensorCores('tn', m, n, k)]
 
   const frozen = (tokens, inputs, outputs, ranks = 0) => [
     ...forward(tokens, outputs, inputs + ranks),
@@ -151,11 +186,11 @@ export function casesOf(use) {
   ]
   /** Shrink, both rank gradients, and dA, beside the products with their rank segments. */
   const lora = (tokens, inputs, outputs, rank, ranks = rank) => [
-    float32('nt', tokens, rank, inputs),
+    shrink('nt', tokens, rank, inputs),
     ...frozen(tokens, inputs, outputs, ranks),
-    float32('nn', tokens, ranks, outputs),
-    float32('tn', outputs, ranks, tokens),
-    ...weightGradient(rank, inputs, tokens),
+    shrink('nn', tokens, ranks, outputs),
+    ...gradient(outputs, ranks, tokens),
+    ...gradient(inputs, rank, tokens),
   ]
 
   const attention = (sequences, length, heads, keyHeads, d) => {
@@ -333,7 +368,7 @@ A launch takes as long as its slowest unit. Blocks come in rounds of what the ${
 | second cache | ${card.cache / 1e12} TB/s | |
 | memory | ${(card.memory / 1e12).toFixed(2)} TB/s | 90% of the data sheet's 4.8; an H100's is 3.35 |
 
-A kernel without copies in flight also waits ${latency} cycles a step for its loads, which other blocks of the processor fill in part ("waiting for memory"). Launches are added up. Not in it: the cost of a launch, the ends of pipelines, bank conflicts, clocks that sink under load. So these are times that a good kernel comes near, not promises; one that takes half as long again or more has a reason to be found.
+The narrow products also wait ${latency} cycles for the copies of each ${inFlight} steps, which other blocks of the processor fill in part ("waiting for memory"). Launches are added up. Not in it: the cost of a launch, the ends of pipelines, bank conflicts, clocks that sink under load. So these are times that a good kernel comes near, not promises; one that takes half as long again or more has a reason to be found.
 
 ## Times
 
@@ -358,11 +393,7 @@ A card reads the weights of a model of 7B in bf16 in 3.5 ms, and that is all a t
 
 ${table([['layer', 'extra time'], ...overheads], 1)}
 
-The goal is at most 8% on an H200, of which the bytes alone are 6.7%. ${
-    use(/low_rank.*sm90|shrink/)
-      ? ''
-      : 'The small products of a layer, but for the gradient of A, run on the float32 kernel in tiles of 64 × 64, of which a rank of 16 fills a quarter, in few blocks: that is what the prediction finds, and the next step is a kernel for them of its own that splits the long side.'
-  }
+The goal is at most 8% on an H200, of which the bytes alone are 6.7%: the four small products read what the large ones have read before.
 `
 }
 

@@ -6,6 +6,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -46,6 +47,11 @@ struct Random {
     return z ^ (z >> 31);
   }
   int below(int limit) { return int(next() % uint64_t(limit)); }
+  // Box and Muller's.
+  float normal() {
+    const double u = (double(next() >> 11) + 1) * 0x1p-53, v = double(next() >> 11) * 0x1p-53;
+    return float(std::sqrt(-2 * std::log(u)) * std::cos(v * 6.283185307179586));
+  }
 };
 
 // A bf16 that holds an integer of at most 8 bits exactly.

@@ -8,6 +8,7 @@
 #include "cuda/product_bf16.cu"
 #include "cuda/product_bf16_sm90.cu"
 #include "cuda_test.h"
+#include "mask.h"
 
 using namespace polylora;
 using namespace polylora::cuda;
@@ -52,19 +53,6 @@ struct Matrix {
   double at(int64_t row, int64_t column) const { return values[size_t(row * columns + column)]; }
 };
 
-constexpr uint32_t kModule = 5, kKey0 = 17, kKey1 = 23;
-constexpr float kProbability = 0.5f;  // what is kept doubles, which is exact
-
-// Its factor, by the numbering of philox.h.
-double mask_at(int32_t step, int32_t sample, int32_t position, int64_t column) {
-  const Philox4 words = philox(dropout_counter(uint32_t(column / 8), kModule, uint32_t(position),
-                                               uint32_t(sample), uint32_t(step)),
-                               kKey0, kKey1);
-  const uint32_t all[4] = {words.x, words.y, words.z, words.w};
-  const uint32_t bits = all[column % 8 / 2] >> (column % 2 * 16) & 0xffff;
-  return bits < dropout_threshold(kProbability) ? 0 : double(dropout_scale(kProbability));
-}
-
 // Integers of at most `limit`, or normal numbers if that is 0. Each operand is its own allocation,
 // so that what lies beyond it belongs to nobody. Returns y.
 std::vector<float> test(const Case& one, int architecture, int limit, Random& random) {
@@ -72,9 +60,7 @@ std::vector<float> test(const Case& one, int architecture, int limit, Random& ra
   // TMA knows where a row ends: NaNs behind it are never read.
   const uint16_t padding = architecture == 90 ? 0x7fff : 0;
   const auto draw = [&]() -> float {
-    if (limit > 0) return float(random.below(2 * limit + 1) - limit);
-    const double u = (double(random.next() >> 11) + 1) * 0x1p-53, v = double(random.next() >> 11);
-    return float(std::sqrt(-2 * std::log(u)) * std::cos(v * 0x1p-53 * 6.283185307179586));
+    return limit > 0 ? float(random.below(2 * limit + 1) - limit) : random.normal();
   };
   const bool x_outer = one.layout == PL_TN, w_outer = one.layout != PL_NT;
   std::vector<Matrix> xs, ws;
@@ -100,22 +86,8 @@ std::vector<float> test(const Case& one, int architecture, int limit, Random& ra
     segment.w = put(ws.back());
   }
 
-  std::vector<int32_t> samples, positions;
-  for (int64_t row = 0; row < one.m; ++row) {
-    samples.push_back(int32_t(1000 - row / 5));
-    positions.push_back(int32_t(row % 5));
-  }
-  const std::vector<int32_t> steps = {7};
-  Array<int32_t> step(stream, steps), sample(stream, samples), position(stream, positions);
-  if (one.masked >= 0)
-    product.dropout = {step.data(),
-                       sample.data(),
-                       position.data(),
-                       kModule,
-                       dropout_threshold(kProbability),
-                       kKey0,
-                       kKey1,
-                       dropout_scale(kProbability)};
+  Mask mask(stream, one.m);
+  if (one.masked >= 0) product.dropout = mask.dropout();
   std::vector<float> scales, biases, residuals;
   for (int64_t column = 0; column < one.n; ++column) {
     scales.push_back(float(1 << random.below(3)));
@@ -152,8 +124,7 @@ std::vector<float> test(const Case& one, int architecture, int limit, Random& ra
         }
         terms += one.k[s];
         if (int(s) != one.masked) continue;
-        const double factor =
-            mask_at(steps[0], samples[size_t(row)], positions[size_t(row)], column);
+        const double factor = mask.at(row, column);
         sum *= factor;
         magnitude *= factor;
       }

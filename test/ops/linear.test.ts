@@ -39,8 +39,20 @@ const large: LinearSizes = {
   dropout: 0.1,
 }
 
+// CUDA takes a narrow side whole, 64 of its columns a block and 512 rows of x^T w, and copies three steps ahead.
+const narrow: Record<string, LinearSizes> = {
+  'more rows than are summed at once': {
+    numTokens: 1100,
+    inFeatures: 150,
+    outFeatures: [302],
+    ranks: [20],
+    dropout: 0.1,
+  },
+  'a rank beyond one block': { numTokens: 37, inFeatures: 301, outFeatures: [260], ranks: [70] },
+}
+
 const cases = new Map(
-  [...Object.entries(small), ['beyond one tile', large] as const].map(([title, sizes], i) => [
+  Object.entries({ ...small, 'beyond one tile': large, ...narrow }).map(([title, sizes], i) => [
     title,
     new LinearCase(sizes, 300 + i),
   ]),
