@@ -102,7 +102,7 @@ struct Shrink {
 };
 
 template <pl_layout kLayout, int kColumns>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 2)
     shrink_kernel(const __grid_constant__ NarrowProduct product) {
   using Sizes = Shrink<kLayout, kColumns>;
   constexpr int kStep = Sizes::kStep, kThreads = Sizes::kThreads, kSlices = Sizes::kSlices;
@@ -188,7 +188,7 @@ struct Gradient {
 constexpr int64_t kChunk = Gradient<16>::kChunk;
 
 template <int kNarrow>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, 3)
     gradient_kernel(const __grid_constant__ NarrowProduct product) {
   using Sizes = Gradient<kNarrow>;
   constexpr int kStep = Sizes::kStep, kThreads = Sizes::kThreads, kWide = Sizes::kWide;

@@ -189,6 +189,56 @@ const mutants = [
     found: { plain: 'values', race: 'race' },
   },
   {
+    name: 'the shrink waits for one group too few',
+    file: 'cuda/product_narrow.cu',
+    from: `ptx::cp_async_wait<kStages - 2>();
+    __syncthreads();  // the step is here, and nobody reads the stage that is filled next
+    fetch(step + kStages - 1);
+    float* const x = stage_of(step);`,
+    to: `ptx::cp_async_wait<kStages - 1>();
+    __syncthreads();
+    fetch(step + kStages - 1);
+    float* const x = stage_of(step);`,
+    program: 'product_narrow_test',
+    found: { plain: 'values', race: 'in flight' },
+  },
+  {
+    name: 'the narrow gradient without a barrier between steps',
+    file: 'cuda/product_narrow.cu',
+    from: `__syncthreads();  // the step is here, and nobody reads the stage that is filled next
+    fetch(step + kStages - 1);
+    float* const wides`,
+    to: `fetch(step + kStages - 1);
+    float* const wides`,
+    program: 'product_narrow_test',
+    found: { plain: 'values', race: 'in flight' },
+  },
+  {
+    name: 'the shrink multiplies before its tile is dropped out',
+    file: 'cuda/product_narrow.cu',
+    from: `step * kStep);
+      __syncthreads();`,
+    to: 'step * kStep);',
+    program: 'product_narrow_test',
+    found: { race: 'race' },
+  },
+  {
+    name: 'the slices of the shrink leave their sums where others multiply',
+    file: 'cuda/product_narrow.cu',
+    from: '__syncthreads();  // the stages are free',
+    to: '',
+    program: 'product_narrow_test',
+    found: { race: 'race' },
+  },
+  {
+    name: 'the narrow gradient forgets a chunk of the rows',
+    file: 'cuda/product_narrow.cu',
+    from: 'for (int64_t chunk = 1;',
+    to: 'for (int64_t chunk = 2;',
+    program: 'product_narrow_test',
+    found: { plain: 'values' },
+  },
+  {
     name: 'elementwise kernels take one element too many',
     file: 'cuda/layout.h',
     from: 'if (i < count) body(i);',

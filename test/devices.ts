@@ -82,9 +82,6 @@ function cpuVariants(): DeviceVariant[] {
 const notEmulated: Readonly<Record<string, string>> = {
   'test/train/trainer.test.ts':
     'long runs at several numbers of threads, of which the emulator has one',
-  // Seen twice in eleven runs, never where this file ran alone.
-  'test/train/side-by-side.test.ts':
-    'attention has read outside every allocation now and then, which is not yet understood',
 }
 
 let runningTest: Mocha.Test | undefined
