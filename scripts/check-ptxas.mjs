@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
 /** Kernels whose registers must suffice. */
-const strict = /matmul|attention|cross_entropy|low_rank/
+const strict = /matmul|shrink|gradient|attention|cross_entropy/
 
 /** The kernels of one log: `{ name, architecture, stack, stores, loads, registers, shared }`, `shared` in bytes, static. */
 export function parsePtxas(text) {

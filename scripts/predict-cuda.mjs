@@ -393,7 +393,7 @@ A card reads the weights of a model of 7B in bf16 in 3.5 ms, and that is all a t
 
 ${table([['layer', 'extra time'], ...overheads], 1)}
 
-The goal is at most 8% on an H200, of which the bytes alone are 6.7%: the four small products read what the large ones have read before.
+The goal is at most 8% on an H200, of which the bytes alone are 6.7%. At rank 16 the four small products take as long as reading x and dy twice each, which the large ones have read before, to round them: the next step is to round and to shrink in one pass. From rank 32 on they are held by multiplying in float32; where a model computes in bf16 anyway, tensor cores could (tf32, which rounds less than the bf16 that their results become).
 `
 }
 
