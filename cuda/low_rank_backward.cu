@@ -11,6 +11,7 @@ Product data_product(const pl_low_rank_backward_args& args) {
   product.m = args.t.shape[0];
   product.n = args.t.shape[1];
   product.segment_count = 1;
+  product.may_round = args.bf16_operands != 0;
   Segment& segment = product.segments[0];
   segment.x = static_cast<const float*>(args.dy.data);
   segment.x_stride = args.dy.strides[0];
@@ -30,6 +31,7 @@ Product gradient_product(const pl_low_rank_backward_args& args) {
   product.m = args.d_b.shape[0];
   product.n = args.d_b.shape[1];
   product.segment_count = 1;
+  product.may_round = args.bf16_operands != 0;
   Segment& segment = product.segments[0];
   segment.x = static_cast<const float*>(args.dy.data);
   segment.x_stride = args.dy.strides[0];

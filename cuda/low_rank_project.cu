@@ -11,6 +11,7 @@ void run_low_rank_project(Stream& stream, const pl_low_rank_project_args& args) 
   product.n = args.s.shape[1];
   product.dropout = dropout_of(args.dropout);
   product.segment_count = 1;
+  product.may_round = args.bf16_operands != 0;
   Segment& segment = product.segments[0];
   segment.x = static_cast<const float*>(args.x.data);
   segment.x_stride = args.x.strides[0];

@@ -216,6 +216,7 @@ Product product_of(const pl_matmul_args& args) {
   begin_output(args, &product);
   product.layout = pl_layout(args.layout);
   product.dropout = dropout_of(args.dropout);
+  product.may_round = args.bf16_operands != 0;
   const bool drops = args.dropout.probability > 0;
   for (uint32_t i = 0; i < args.segment_count; ++i) {
     const pl_segment& from = args.segments[i];

@@ -71,13 +71,15 @@ struct Product : Output {
   pl_layout layout;
   Segment segments[kMostSegments];
   int segment_count;
+  bool may_round;  // operands, to bf16
   Dropout dropout;
 };
 static_assert(sizeof(Product) <= 4000, "a launch takes 4 KB of parameters");
 
 Dropout dropout_of(const pl_dropout& dropout);
 
-// In float32, whatever the operands' storage. `workspace` has product_workspace() bytes.
+// In float32, whatever the operands' storage, unless it is narrow and may round. `workspace` has
+// product_workspace() bytes.
 void run_product(Stream& stream, const Product& product, void* workspace);
 uint64_t product_workspace(const Product& product);
 

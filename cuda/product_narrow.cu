@@ -1,11 +1,15 @@
-// Products with a narrow side, in float32, as the factors of an adapter make them: rows of x times
+// Products with a narrow side, as the factors of an adapter make them: rows of x times
 // few columns (x a^T and dy b), and sums over all rows between few columns and many (the gradients
 // of a and b). A rank of 16 does 8 operations for each byte of the wide operand, so reading that
 // once, at the memory's rate, is all that there is to do well: every block takes the whole narrow
 // side, and copies run ahead of what is multiplied.
 //
-// Bits: an element of x w is eight (or four, or two) chains over k and their sum in order, whatever
-// the rows beside it; one of x^T w is a chain for each kChunk rows, and their sum in order.
+// Where operands may be rounded to bf16 the tensor cores take them as tf32, which rounds less; else
+// it is float32 throughout, whose rate binds from a rank of 32 on.
+//
+// Bits: an element of x w is a chain for each slice of k, two to eight, and their sum in order,
+// whatever the rows beside it; one of x^T w is a chain for each kChunk rows, and their sum in
+// order.
 #include "cuda/launch.h"
 #include "cuda/layout.h"
 #include "cuda/product.h"
@@ -84,68 +88,48 @@ __device__ inline void load_row(float (&to)[4], const float* from) {
   to[3] = value.w;
 }
 
-// ---- x w: a block has kRows rows and kColumns columns; its warps share out the columns, 16 each,
-// and of each step of k every kSlices-th four.
+// ---- x w: a block has kRows rows and kColumns columns; its warps share out every step of k.
 
 template <pl_layout kLayout, int kColumns>
-struct Shrink {
-  static constexpr int kThreads = 256, kRows = 32, kStep = 64;
-  static constexpr int kGroups = kColumns / 16, kSlices = kThreads / 32 / kGroups;
-  // Rows of four banks more, so that eight of them are read at once.
+struct ShrinkTiles {
+  static constexpr int kThreads = 256, kWarps = kThreads / 32, kRows = 32, kStep = 64;
+  // Pitches by which what a warp reads at once lies in different banks.
   static constexpr int kXPitch = kStep + 4;
   static constexpr int kWRows = kLayout == PL_NT ? kColumns : kStep;
   static constexpr int kWColumns = kLayout == PL_NT ? kStep : kColumns;
-  static constexpr int kWPitch = kWColumns + 4;
+  static constexpr int kWPitch = kLayout == PL_NT ? kStep + 4 : kColumns + 8;
   static constexpr int kXFloats = kRows * kXPitch, kStageFloats = kXFloats + kWRows * kWPitch;
   static constexpr size_t kSharedBytes = kStages * kStageFloats * sizeof(float);
-  static_assert((kSlices - 1) * kGroups * 512 <= kStages * kStageFloats, "the slices' sums fit");
 };
 
+// A warp has 16 of the columns and of each step every kSlices-th four of k; a thread four rows and
+// columns.
 template <pl_layout kLayout, int kColumns>
-__global__ void __launch_bounds__(256, 2)
-    shrink_kernel(const __grid_constant__ NarrowProduct product) {
-  using Sizes = Shrink<kLayout, kColumns>;
-  constexpr int kStep = Sizes::kStep, kThreads = Sizes::kThreads, kSlices = Sizes::kSlices;
-  PL_DYNAMIC_SHARED(float, shared);
-  const int64_t row = int64_t(blockIdx.x) * Sizes::kRows, column = int64_t(blockIdx.y) * kColumns;
-  const int64_t steps = (product.x.columns + kStep - 1) / kStep;
-  const auto stage_of = [&](int64_t step) { return shared + step % kStages * Sizes::kStageFloats; };
-  const auto fetch = [&](int64_t step) {
-    if (step < steps) {
-      float* const x = stage_of(step);
-      float* const w = x + Sizes::kXFloats;
-      const int64_t k = step * kStep;
-      copy_tile<kThreads, Sizes::kRows, kStep, Sizes::kXPitch>(x, product.x, row, k);
-      copy_tile<kThreads, Sizes::kWRows, Sizes::kWColumns, Sizes::kWPitch>(
-          w, product.w, kLayout == PL_NT ? column : k, kLayout == PL_NT ? k : column);
-    }
-    ptx::cp_async_commit();
-  };
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-  const int group = warp % Sizes::kGroups, slice = warp / Sizes::kGroups;
-  const int lane_row = lane / 4, lane_column = lane % 4;
-  float sums[4][4] = {};
-  for (int step = 0; step < kStages - 1; ++step) fetch(step);
-  for (int64_t step = 0; step < steps; ++step) {
-    ptx::cp_async_wait<kStages - 2>();
-    __syncthreads();  // the step is here, and nobody reads the stage that is filled next
-    fetch(step + kStages - 1);
-    float* const x = stage_of(step);
-    const float* const w = x + Sizes::kXFloats;
-    if (product.masks) {
-      drop_tile<kThreads, Sizes::kRows, kStep, Sizes::kXPitch>(x, product.dropout, row, product.m,
-                                                               step * kStep);
-      __syncthreads();
-    }
+struct FloatShrink {
+  using Tiles = ShrinkTiles<kLayout, kColumns>;
+  static constexpr int kGroups = kColumns / 16, kSlices = Tiles::kWarps / kGroups, kSums = 16;
+
+  const int group, slice, lane_row, lane_column;
+  float sums[kSums] = {};
+
+  __device__ FloatShrink(int warp, int lane)
+      : group(warp % kGroups), slice(warp / kGroups), lane_row(lane / 4), lane_column(lane % 4) {}
+
+  __device__ int row(int i) const { return lane_row + 8 * (i / 4); }
+  __device__ int column(int i) const {
+    return 16 * group + (kLayout == PL_NT ? lane_column + 4 * (i % 4) : 4 * lane_column + i % 4);
+  }
+
+  __device__ void step(const float* x, const float* w) {
 #pragma unroll 2
-    for (int k = 4 * slice; k < kStep; k += 4 * kSlices) {
+    for (int k = 4 * slice; k < Tiles::kStep; k += 4 * kSlices) {
       float xs[4][4], ws[4][4];  // [row][k]; [column][k] or [k][column], as they lie
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        load_row(xs[i], x + (lane_row + 8 * i) * Sizes::kXPitch + k);
+        load_row(xs[i], x + (lane_row + 8 * i) * Tiles::kXPitch + k);
         load_row(ws[i], kLayout == PL_NT
-                            ? w + (16 * group + lane_column + 4 * i) * Sizes::kWPitch + k
-                            : w + (k + i) * Sizes::kWPitch + 16 * group + 4 * lane_column);
+                            ? w + (16 * group + lane_column + 4 * i) * Tiles::kWPitch + k
+                            : w + (k + i) * Tiles::kWPitch + 16 * group + 4 * lane_column);
       }
 #pragma unroll
       for (int e = 0; e < 4; ++e)
@@ -153,45 +137,197 @@ __global__ void __launch_bounds__(256, 2)
         for (int i = 0; i < 4; ++i)
 #pragma unroll
           for (int j = 0; j < 4; ++j)
-            sums[i][j] = fmaf(xs[i][e], kLayout == PL_NT ? ws[j][e] : ws[e][j], sums[i][j]);
+            sums[4 * i + j] =
+                fmaf(xs[i][e], kLayout == PL_NT ? ws[j][e] : ws[e][j], sums[4 * i + j]);
     }
   }
-  __syncthreads();  // the stages are free
-  const auto other = [&](int of) {
-    return shared + (of - 1) * (Sizes::kGroups * 512) + group * 512;
+};
+
+// A warp has all of the tile and of each step eight of k.
+template <pl_layout kLayout, int kColumns>
+struct Tf32Shrink {
+  using Tiles = ShrinkTiles<kLayout, kColumns>;
+  static constexpr int kGroups = 1, kSlices = Tiles::kWarps, kSums = kColumns;
+  static_assert(kSlices * 8 == Tiles::kStep, "each of k once");
+
+  const int group = 0, slice, g, t;
+  float sums[kSums / 4][4] = {};  // [columns of 8 * 2 + rows of 16], as mma has them
+
+  __device__ Tf32Shrink(int warp, int lane) : slice(warp), g(lane / 4), t(lane % 4) {}
+
+  __device__ int row(int i) const { return i / 4 % 2 * 16 + g + i % 4 / 2 * 8; }
+  __device__ int column(int i) const { return i / 8 * 8 + 2 * t + i % 2; }
+
+  __device__ void step(const float* x, const float* w) {
+    const int k = 8 * slice + t;
+    uint32_t a[2][4];
+#pragma unroll
+    for (int r = 0; r < 8; ++r)
+      a[r / 4][r % 4] =
+          ptx::tf32_of(x[(r / 4 * 16 + g + r % 2 * 8) * Tiles::kXPitch + k + r % 4 / 2 * 4]);
+#pragma unroll
+    for (int n = 0; n < kColumns / 8; ++n) {
+      uint32_t b[2];
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        b[r] = ptx::tf32_of(kLayout == PL_NT ? w[(8 * n + g) * Tiles::kWPitch + k + 4 * r]
+                                             : w[(k + 4 * r) * Tiles::kWPitch + 8 * n + g]);
+      ptx::mma_m16n8k8_tf32(sums[2 * n], a[0], b);
+      ptx::mma_m16n8k8_tf32(sums[2 * n + 1], a[1], b);
+    }
+  }
+};
+
+__device__ inline float& sum_of(float* sums, int i) { return sums[i]; }
+__device__ inline float& sum_of(float (*sums)[4], int i) { return sums[i / 4][i % 4]; }
+
+template <template <pl_layout, int> class Multiply, pl_layout kLayout, int kColumns>
+__global__ void __launch_bounds__(256, 2)
+    shrink_kernel(const __grid_constant__ NarrowProduct product) {
+  using Tiles = ShrinkTiles<kLayout, kColumns>;
+  constexpr int kStep = Tiles::kStep, kThreads = Tiles::kThreads;
+  PL_DYNAMIC_SHARED(float, shared);
+  const int64_t row = int64_t(blockIdx.x) * Tiles::kRows, column = int64_t(blockIdx.y) * kColumns;
+  const int64_t steps = (product.x.columns + kStep - 1) / kStep;
+  const auto stage_of = [&](int64_t step) { return shared + step % kStages * Tiles::kStageFloats; };
+  const auto fetch = [&](int64_t step) {
+    if (step < steps) {
+      float* const x = stage_of(step);
+      const int64_t k = step * kStep;
+      copy_tile<kThreads, Tiles::kRows, kStep, Tiles::kXPitch>(x, product.x, row, k);
+      copy_tile<kThreads, Tiles::kWRows, Tiles::kWColumns, Tiles::kWPitch>(
+          x + Tiles::kXFloats, product.w, kLayout == PL_NT ? column : k,
+          kLayout == PL_NT ? k : column);
+    }
+    ptx::cp_async_commit();
   };
-  if (slice > 0)
+  Multiply<kLayout, kColumns> multiply(int(threadIdx.x) / 32, int(threadIdx.x) % 32);
+  for (int step = 0; step < kStages - 1; ++step) fetch(step);
+  for (int64_t step = 0; step < steps; ++step) {
+    ptx::cp_async_wait<kStages - 2>();
+    __syncthreads();  // the step is here, and nobody reads the stage that is filled next
+    fetch(step + kStages - 1);
+    float* const x = stage_of(step);
+    if (product.masks) {
+      drop_tile<kThreads, Tiles::kRows, kStep, Tiles::kXPitch>(x, product.dropout, row, product.m,
+                                                               step * kStep);
+      __syncthreads();
+    }
+    multiply.step(x, x + Tiles::kXFloats);
+  }
+
+  // The slices of k, in order.
+  using Sums = Multiply<kLayout, kColumns>;
+  static_assert(
+      (Sums::kSlices - 1) * Sums::kGroups * 32 * Sums::kSums <= kStages * Tiles::kStageFloats,
+      "the sums fit into the stages");
+  __syncthreads();  // the stages are free
+  const auto left_by = [&](int slice) {
+    return shared + ((slice - 1) * Sums::kGroups + multiply.group) * (32 * Sums::kSums) +
+           threadIdx.x % 32;
+  };
+  if (multiply.slice > 0)
 #pragma unroll
-    for (int i = 0; i < 16; ++i) other(slice)[i * 32 + lane] = sums[i / 4][i % 4];
+    for (int i = 0; i < Sums::kSums; ++i)
+      left_by(multiply.slice)[32 * i] = sum_of(multiply.sums, i);
   __syncthreads();
-  if (slice > 0) return;
+  if (multiply.slice > 0) return;
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    float sum = sums[i / 4][i % 4];
-    for (int of = 1; of < kSlices; ++of) sum += other(of)[i * 32 + lane];
-    const int j = i % 4;
-    product.store(
-        row + lane_row + 8 * (i / 4),
-        column + 16 * group + (kLayout == PL_NT ? lane_column + 4 * j : 4 * lane_column + j), sum);
+  for (int i = 0; i < Sums::kSums; ++i) {
+    float sum = sum_of(multiply.sums, i);
+    for (int slice = 1; slice < Sums::kSlices; ++slice) sum += left_by(slice)[32 * i];
+    product.store(row + multiply.row(i), column + multiply.column(i), sum);
   }
 }
 
-// ---- x^T w: a block has kWide columns of the wide operand, kNarrow of the other, and kChunk rows.
+// ---- x^T w: a block has kWide columns of the wide operand, kNarrow of the other, and kChunk rows;
+// a warp has 64 of the wide ones.
+
+constexpr int64_t kChunk = 512;
 
 template <int kNarrow>
-struct Gradient {
-  static constexpr int kThreads = 128, kWide = 256, kStep = 16, kChunk = 512;
-  static constexpr int kGroups = kNarrow / 16;
-  static constexpr int kWideFloats = kStep * kWide, kStageFloats = kWideFloats + kStep * kNarrow;
+struct GradientTiles {
+  static constexpr int kThreads = 128, kWide = 256, kStep = 16;
+  static constexpr int kWidePitch = kWide + 8, kNarrowPitch = kNarrow + 8;
+  static constexpr int kWideFloats = kStep * kWidePitch;
+  static constexpr int kStageFloats = kWideFloats + kStep * kNarrowPitch;
   static constexpr size_t kSharedBytes = kStages * kStageFloats * sizeof(float);
 };
-constexpr int64_t kChunk = Gradient<16>::kChunk;
+
+// A thread has eight columns of the wide operand, in two fours, and four of each 16 of the other.
+template <int kNarrow>
+struct FloatGradient {
+  using Tiles = GradientTiles<kNarrow>;
+  static constexpr int kGroups = kNarrow / 16, kEach = 4 * kGroups, kSums = 8 * kEach;
+
+  const int my_wide, my_narrow;
+  float sums[kSums] = {};
+
+  __device__ FloatGradient(int warp, int lane)
+      : my_wide(warp * 64 + lane % 8 * 4), my_narrow(lane / 8 * 4) {}
+
+  __device__ int wide(int i) const { return my_wide + i / kEach / 4 * 32 + i / kEach % 4; }
+  __device__ int narrow(int i) const { return i % kEach / 4 * 16 + my_narrow + i % 4; }
+
+  __device__ void step(const float* wides, const float* narrows) {
+#pragma unroll 2
+    for (int t = 0; t < Tiles::kStep; ++t) {
+      float left[2][4], right[kGroups][4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        load_row(left[i], wides + t * Tiles::kWidePitch + my_wide + 32 * i);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+        load_row(right[g], narrows + t * Tiles::kNarrowPitch + 16 * g + my_narrow);
+#pragma unroll
+      for (int i = 0; i < 8; ++i)
+#pragma unroll
+        for (int j = 0; j < kEach; ++j)
+          sums[i * kEach + j] = fmaf(left[i / 4][i % 4], right[j / 4][j % 4], sums[i * kEach + j]);
+    }
+  }
+};
 
 template <int kNarrow>
+struct Tf32Gradient {
+  using Tiles = GradientTiles<kNarrow>;
+  static constexpr int kColumns = kNarrow / 8, kSums = 16 * kColumns;
+
+  const int first, g, t;
+  float sums[kSums / 4][4] = {};  // [wide ones of 16][narrow ones of 8], as mma has them
+
+  __device__ Tf32Gradient(int warp, int lane) : first(warp * 64), g(lane / 4), t(lane % 4) {}
+
+  __device__ int wide(int i) const { return first + i / 4 / kColumns * 16 + g + i % 4 / 2 * 8; }
+  __device__ int narrow(int i) const { return i / 4 % kColumns * 8 + 2 * t + i % 2; }
+
+  __device__ void step(const float* wides, const float* narrows) {
+#pragma unroll
+    for (int k = 0; k < Tiles::kStep; k += 8) {
+      uint32_t b[kColumns][2];
+#pragma unroll
+      for (int i = 0; i < 2 * kColumns; ++i)
+        b[i / 2][i % 2] =
+            ptx::tf32_of(narrows[(k + t + i % 2 * 4) * Tiles::kNarrowPitch + i / 2 * 8 + g]);
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        uint32_t a[4];
+#pragma unroll
+        for (int r = 0; r < 4; ++r)
+          a[r] = ptx::tf32_of(
+              wides[(k + t + r / 2 * 4) * Tiles::kWidePitch + first + 16 * m + g + r % 2 * 8]);
+#pragma unroll
+        for (int n = 0; n < kColumns; ++n) ptx::mma_m16n8k8_tf32(sums[m * kColumns + n], a, b[n]);
+      }
+    }
+  }
+};
+
+template <template <int> class Multiply, int kNarrow>
 __global__ void __launch_bounds__(128, 3)
     gradient_kernel(const __grid_constant__ NarrowProduct product) {
-  using Sizes = Gradient<kNarrow>;
-  constexpr int kStep = Sizes::kStep, kThreads = Sizes::kThreads, kWide = Sizes::kWide;
+  using Tiles = GradientTiles<kNarrow>;
+  constexpr int kStep = Tiles::kStep, kThreads = Tiles::kThreads, kWide = Tiles::kWide;
   PL_DYNAMIC_SHARED(float, shared);
   const bool w_is_wide = product.w_is_wide;
   const Matrix& wide = w_is_wide ? product.w : product.x;
@@ -200,65 +336,48 @@ __global__ void __launch_bounds__(128, 3)
   const int64_t begin = int64_t(blockIdx.z) * kChunk;
   const int64_t rows = wide.rows - begin < kChunk ? wide.rows - begin : kChunk;
   const int steps = int((rows + kStep - 1) / kStep);
-  const auto stage_of = [&](int step) { return shared + step % kStages * Sizes::kStageFloats; };
+  const auto stage_of = [&](int step) { return shared + step % kStages * Tiles::kStageFloats; };
   const auto fetch = [&](int step) {
     if (step < steps) {
       float* const to = stage_of(step);
       const int64_t row = begin + step * kStep;
-      copy_tile<kThreads, kStep, kWide, kWide>(to, wide, row, first);
-      copy_tile<kThreads, kStep, kNarrow, kNarrow>(to + Sizes::kWideFloats, narrow, row,
-                                                   narrow_first);
+      copy_tile<kThreads, kStep, kWide, Tiles::kWidePitch>(to, wide, row, first);
+      copy_tile<kThreads, kStep, kNarrow, Tiles::kNarrowPitch>(to + Tiles::kWideFloats, narrow, row,
+                                                               narrow_first);
     }
     ptx::cp_async_commit();
   };
-  const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-  // Of a thread: eight columns of the wide operand, in two fours, and four of each 16.
-  const int my_wide = warp * 64 + lane % 8 * 4, my_narrow = lane / 8 * 4;
-  float sums[8][4 * Sizes::kGroups] = {};
+  Multiply<kNarrow> multiply(int(threadIdx.x) / 32, int(threadIdx.x) % 32);
   for (int step = 0; step < kStages - 1; ++step) fetch(step);
   for (int step = 0; step < steps; ++step) {
     ptx::cp_async_wait<kStages - 2>();
     __syncthreads();  // the step is here, and nobody reads the stage that is filled next
     fetch(step + kStages - 1);
     float* const wides = stage_of(step);
-    float* const narrows = wides + Sizes::kWideFloats;
+    float* const narrows = wides + Tiles::kWideFloats;
     if (product.masks) {
       const int64_t row = begin + step * kStep;
       if (w_is_wide)
-        drop_tile<kThreads, kStep, kWide, kWide>(wides, product.dropout, row, wide.rows, first);
+        drop_tile<kThreads, kStep, kWide, Tiles::kWidePitch>(wides, product.dropout, row, wide.rows,
+                                                             first);
       else
-        drop_tile<kThreads, kStep, kNarrow, kNarrow>(narrows, product.dropout, row, narrow.rows,
-                                                     narrow_first);
+        drop_tile<kThreads, kStep, kNarrow, Tiles::kNarrowPitch>(narrows, product.dropout, row,
+                                                                 narrow.rows, narrow_first);
       __syncthreads();
     }
-#pragma unroll 2
-    for (int t = 0; t < kStep; ++t) {
-      float left[2][4], right[Sizes::kGroups][4];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) load_row(left[i], wides + t * kWide + my_wide + 32 * i);
-#pragma unroll
-      for (int g = 0; g < Sizes::kGroups; ++g)
-        load_row(right[g], narrows + t * kNarrow + 16 * g + my_narrow);
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-#pragma unroll
-        for (int j = 0; j < 4 * Sizes::kGroups; ++j)
-          sums[i][j] = fmaf(left[i / 4][i % 4], right[j / 4][j % 4], sums[i][j]);
-    }
+    multiply.step(wides, narrows);
   }
 #pragma unroll
-  for (int i = 0; i < 8; ++i)
-#pragma unroll
-    for (int j = 0; j < 4 * Sizes::kGroups; ++j) {
-      const int64_t of_wide = first + my_wide + i / 4 * 32 + i % 4;
-      const int64_t of_narrow = narrow_first + j / 4 * 16 + my_narrow + j % 4;
-      const int64_t row = w_is_wide ? of_narrow : of_wide;
-      const int64_t column = w_is_wide ? of_wide : of_narrow;
-      if (!product.partial)
-        product.store(row, column, sums[i][j]);
-      else if (row < product.m && column < product.n)
-        product.partial[(int64_t(blockIdx.z) * product.m + row) * product.n + column] = sums[i][j];
-    }
+  for (int i = 0; i < Multiply<kNarrow>::kSums; ++i) {
+    const int64_t of_wide = first + multiply.wide(i), of_narrow = narrow_first + multiply.narrow(i);
+    const int64_t row = w_is_wide ? of_narrow : of_wide;
+    const int64_t column = w_is_wide ? of_wide : of_narrow;
+    const float sum = sum_of(multiply.sums, i);
+    if (!product.partial)
+      product.store(row, column, sum);
+    else if (row < product.m && column < product.n)
+      product.partial[(int64_t(blockIdx.z) * product.m + row) * product.n + column] = sum;
+  }
 }
 
 // y of the chunks' sums, in order.
@@ -275,31 +394,46 @@ struct SumChunks {
 
 // ---- Launching
 
-template <pl_layout kLayout, int kColumns>
+template <template <pl_layout, int> class Multiply, pl_layout kLayout, int kColumns>
 void launch_shrink(Stream& stream, const NarrowProduct& product) {
-  using Sizes = Shrink<kLayout, kColumns>;
+  using Tiles = ShrinkTiles<kLayout, kColumns>;
   const LaunchShape shape = {
-      dim3(blocks_for(product.m, Sizes::kRows), blocks_for(product.n, kColumns)), Sizes::kThreads,
-      Sizes::kSharedBytes};
-  launch(stream, shape, shrink_kernel<kLayout, kColumns>, product);
+      dim3(blocks_for(product.m, Tiles::kRows), blocks_for(product.n, kColumns)), Tiles::kThreads,
+      Tiles::kSharedBytes};
+  launch(stream, shape, shrink_kernel<Multiply, kLayout, kColumns>, product);
 }
 
-template <pl_layout kLayout>
-void launch_shrink(Stream& stream, const NarrowProduct& product) {
-  if (product.n <= 16) return launch_shrink<kLayout, 16>(stream, product);
-  if (product.n <= 32) return launch_shrink<kLayout, 32>(stream, product);
-  launch_shrink<kLayout, 64>(stream, product);
+template <template <pl_layout, int> class Multiply, pl_layout kLayout>
+void run_shrink(Stream& stream, const NarrowProduct& product) {
+  if (product.n <= 16) return launch_shrink<Multiply, kLayout, 16>(stream, product);
+  if (product.n <= 32) return launch_shrink<Multiply, kLayout, 32>(stream, product);
+  launch_shrink<Multiply, kLayout, 64>(stream, product);
 }
 
-template <int kNarrow>
+template <template <pl_layout, int> class Multiply>
+void run_shrink(Stream& stream, pl_layout layout, const NarrowProduct& product) {
+  if (layout == PL_NT) return run_shrink<Multiply, PL_NT>(stream, product);
+  run_shrink<Multiply, PL_NN>(stream, product);
+}
+
+template <template <int> class Multiply, int kNarrow>
 void launch_gradient(Stream& stream, const NarrowProduct& product) {
-  using Sizes = Gradient<kNarrow>;
+  using Tiles = GradientTiles<kNarrow>;
   const int64_t wide = product.w_is_wide ? product.n : product.m;
   const int64_t narrow = product.w_is_wide ? product.m : product.n;
   const LaunchShape shape = {
-      dim3(blocks_for(wide, Sizes::kWide), blocks_for(narrow, kNarrow), unsigned(product.chunks)),
-      Sizes::kThreads, Sizes::kSharedBytes};
-  launch(stream, shape, gradient_kernel<kNarrow>, product);
+      dim3(blocks_for(wide, Tiles::kWide), blocks_for(narrow, kNarrow), unsigned(product.chunks)),
+      Tiles::kThreads, Tiles::kSharedBytes};
+  launch(stream, shape, gradient_kernel<Multiply, kNarrow>, product);
+}
+
+template <template <int> class Multiply>
+void run_gradient(Stream& stream, const NarrowProduct& product) {
+  if ((product.w_is_wide ? product.m : product.n) <= 16)
+    launch_gradient<Multiply, 16>(stream, product);
+  else
+    launch_gradient<Multiply, 32>(stream, product);
+  if (product.partial) for_each_element(stream, product.m * product.n, SumChunks{product});
 }
 
 NarrowProduct narrow_of(const Product& product) {
@@ -336,14 +470,14 @@ uint64_t narrow_workspace(const Product& product) {
 
 void run_narrow(Stream& stream, const Product& product, void* workspace) {
   NarrowProduct narrow = narrow_of(product);
-  if (product.layout == PL_NT) return launch_shrink<PL_NT>(stream, narrow);
-  if (product.layout == PL_NN) return launch_shrink<PL_NN>(stream, narrow);
   if (narrow.chunks > 1) narrow.partial = static_cast<float*>(workspace);
-  if ((narrow.w_is_wide ? product.m : product.n) <= 16)
-    launch_gradient<16>(stream, narrow);
+  const bool is_tn = product.layout == PL_TN;
+  if (product.may_round)
+    is_tn ? run_gradient<Tf32Gradient>(stream, narrow)
+          : run_shrink<Tf32Shrink>(stream, product.layout, narrow);
   else
-    launch_gradient<32>(stream, narrow);
-  if (narrow.partial) for_each_element(stream, product.m * product.n, SumChunks{narrow});
+    is_tn ? run_gradient<FloatGradient>(stream, narrow)
+          : run_shrink<FloatShrink>(stream, product.layout, narrow);
 }
 
 }  // namespace polylora::cuda

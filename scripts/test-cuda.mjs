@@ -6,7 +6,7 @@
 // that was stopped goes on where it was, as long as the sources are the same.
 //
 //   --gates      only what every change must pass: nvcc, the programs, and quick operations in race mode
-//   --only TEXT  the units whose names contain this: 'race', 'sanitized', 'mutants', 'linear'
+//   --only TEXT  the units whose names contain this: 'race', 'sanitized', 'mutant', 'linear'
 //   --fresh      all of them again
 //   --list       their names
 //
@@ -16,7 +16,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bootstrap, root } from './bootstrap.mjs'
 import { buildEmulated, checkNvcc, runCudaPrograms, runEmulated, runOnDevice } from './cuda.mjs'
-import { runKernelMutants } from './kernel-mutants.mjs'
+import { kernelMutants } from './kernel-mutants.mjs'
 import { Ledger, runUnit } from './ledger.mjs'
 import { runMain, ScriptError } from './run.mjs'
 import { hashInputs } from './stamp.mjs'
@@ -60,7 +60,7 @@ function allUnits() {
     ...variants.map(({ name, build, mode }) =>
       unit(`${name}: programs`, [build], () => runCudaPrograms(build, mode)),
     ),
-    unit('mutants', ['plain', 'race'], runKernelMutants),
+    ...kernelMutants().map(({ name, run }) => unit(name, ['plain', 'race'], run)),
     ...variants.flatMap(({ name, build, mode }) =>
       files.map((file) =>
         unit(`${name}: ${file}`, [build], () => runEmulated(build, [file], mode)),

@@ -134,19 +134,21 @@ typedef struct pl_low_rank_project_args {
   pl_tensor a;          /* f32 [R,K] */
   pl_tensor rank_scale; /* f32 [R] */
   pl_dropout dropout;
-  pl_tensor s; /* f32 [T,R] */
+  pl_tensor s;           /* f32 [T,R] */
+  int32_t bf16_operands; /* as in matmul */
 } pl_low_rank_project_args;
 
 /* One read of dy gives t[t,r] = rank_scale[r] * sum_n dy[t,n] b[n,r] and d_b[n,r] += sum_t dy[t,n]
  * p[t,r]. */
 typedef struct pl_low_rank_backward_args {
   pl_header header;
-  pl_tensor dy;         /* f32 [T,N] */
-  pl_tensor b;          /* f32 [N,R] */
-  pl_tensor p;          /* f32 [T,R], row stride free */
-  pl_tensor rank_scale; /* f32 [R] */
-  pl_tensor t;          /* f32 [T,R], row stride free */
-  pl_tensor d_b;        /* optional f32 [N,R]; accumulates */
+  pl_tensor dy;          /* f32 [T,N] */
+  pl_tensor b;           /* f32 [N,R] */
+  pl_tensor p;           /* f32 [T,R], row stride free */
+  pl_tensor rank_scale;  /* f32 [R] */
+  pl_tensor t;           /* f32 [T,R], row stride free */
+  pl_tensor d_b;         /* optional f32 [N,R]; accumulates */
+  int32_t bf16_operands; /* as in matmul */
 } pl_low_rank_backward_args;
 
 /* Rows row_begin .. row_begin + source rows of a weight become `source` (f32, bf16 or f16; widened

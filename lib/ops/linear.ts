@@ -54,13 +54,14 @@ export function linear(
 ): Tensor[] {
   const { device, tape } = pass
   const numTokens = x.shape[0]
+  const computesInBf16 = linears.every(({ matrix }) => matrix.weight.compute === 'bf16')
   const ranges: LowRankRows['rows'] =
     lowRank && 'rows' in lowRank ? lowRank.rows : [{ begin: 0, end: numTokens, group: lowRank }]
   const outputs = linears.map(({ matrix }) => Tensor.empty(device, [numTokens, matrix.weight.rows]))
   const pieces = ranges.map(({ begin, end, group, routing }): Piece => {
     const cut = begin === 0 && end === numTokens ? pass : rowsOfPass(pass, begin, end)
     const own = routing === undefined ? cut : { ...cut, routing }
-    const path = group && new LowRankPath(own, rowsOf(x, begin, end), group)
+    const path = group && new LowRankPath(own, rowsOf(x, begin, end), group, computesInBf16)
     const scaled = linears.map((layer, i) =>
       forwardLayer(layer, i, { begin, end, path, group }, x, outputs[i], i === 0 ? residual : null),
     )
@@ -73,7 +74,6 @@ export function linear(
   )
   const tracks = tape.tracks(x) || (residual !== null && tape.tracks(residual))
   if (!trainsLowRank && !trainsBase && !tracks) return outputs
-  const computesInBf16 = linears.every(({ matrix }) => matrix.weight.compute === 'bf16')
   const reads = trainsBase || pieces.some(({ path }) => path)
   const recalled = reads ? tape.recall(x) : null
   tape.record({
@@ -88,7 +88,6 @@ export function linear(
           path?.backward(
             rowsOf(input, begin, end),
             before.map((dz) => dz && rowsOf(dz, begin, end)),
-            computesInBf16,
           )
         gradients.forEach((dy, i) => {
           if (dy) backwardBase(input, dy, before[i]!, linears[i])

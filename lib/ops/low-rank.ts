@@ -98,14 +98,17 @@ export class LowRankPath {
   readonly #p: (Tensor | null)[] = []
   readonly #rowDiscipline: Tensor | null = null
   readonly #correction: LowRankPath | null
+  readonly #bf16Operands: boolean
   /** What the backward pass leaves for dX. */
   #t: Tensor | null = null
   #router: object | null = null
 
-  constructor(pass: Pass, x: Tensor, group: LowRankGroup) {
+  /** @param bf16Operands operands may be rounded to bf16, as those of the base products are */
+  constructor(pass: Pass, x: Tensor, group: LowRankGroup, bf16Operands: boolean) {
     const { device } = pass
     this.#pass = pass
     this.#group = group
+    this.#bf16Operands = bf16Operands
     this.#dropout = dropoutArguments(pass, group)
     this.#s = Tensor.empty(device, [x.shape[0], group.a.value.shape[0]])
     device.run('low_rank_project', {
@@ -114,6 +117,7 @@ export class LowRankPath {
       rankScale: group.rankScale.native,
       dropout: this.#dropout,
       s: this.#s.native,
+      bf16Operands,
     })
     this.#gates = group.gate
       ? gates(
@@ -131,7 +135,9 @@ export class LowRankPath {
       this.#p[i] = part && this.#gates ? this.#mix(part, i, this.#gates.of(mixture)) : null
       if (part) mixture++
     })
-    this.#correction = group.correction ? new LowRankPath(pass, x, group.correction) : null
+    this.#correction = group.correction
+      ? new LowRankPath(pass, x, group.correction, bf16Operands)
+      : null
   }
 
   get saved(): readonly Tensor[] {
@@ -158,9 +164,8 @@ export class LowRankPath {
    * Adds to the gradients of everything that is trained. Call it before the next two.
    *
    * @param gradients of the layers
-   * @param bf16Operands the gradient of A may be made of operands rounded to bf16
    */
-  backward(x: Tensor, gradients: readonly (Tensor | null)[], bf16Operands: boolean): void {
+  backward(x: Tensor, gradients: readonly (Tensor | null)[]): void {
     const { device } = x
     const group = this.#group
     const t = (this.#t = Tensor.empty(device, this.#s.shape))
@@ -200,9 +205,9 @@ export class LowRankPath {
         dropout: this.#dropout,
         residual: dA.native,
         y: dA.native,
-        bf16Operands,
+        bf16Operands: this.#bf16Operands,
       })
-    this.#correction?.backward(x, gradients, bf16Operands)
+    this.#correction?.backward(x, gradients)
   }
 
   /** dropout's mask and the segment of dX that it masks: T A, which must be the first. */
@@ -260,6 +265,7 @@ export class LowRankPath {
       rankScale: rankScale.native,
       t: t.native,
       dB: part.b.gradient?.native,
+      bf16Operands: this.#bf16Operands,
     })
   }
 

@@ -48,9 +48,9 @@ FIELDS(matmul, FIELD(layout, layout), LIST(segments, segments, segment_count),
        FIELD(dropout, dropout), OPTIONAL(column_scale), OPTIONAL(bias), OPTIONAL(residual),
        TENSOR(y), FIELD(flag, bf16_operands))
 FIELDS(low_rank_project, TENSOR(x), TENSOR(a), TENSOR(rank_scale), FIELD(dropout, dropout),
-       TENSOR(s))
+       TENSOR(s), FIELD(flag, bf16_operands))
 FIELDS(low_rank_backward, TENSOR(dy), TENSOR(b), TENSOR(p), TENSOR(rank_scale), TENSOR(t),
-       OPTIONAL(d_b))
+       OPTIONAL(d_b), FIELD(flag, bf16_operands))
 FIELDS(weight_update, WEIGHT(weight), TENSOR(source), FIELD(int64, row_begin))
 FIELDS(weight_read, WEIGHT(weight), FIELD(int64, row_begin), TENSOR(y))
 FIELDS(weight_row_norms, WEIGHT(weight), TENSOR(y))

@@ -58,7 +58,7 @@ struct Operand {
 };
 
 // Integers of at most `limit`, or normal numbers if that is 0. Returns y.
-std::vector<float> test(const Case& one, int limit, Random& random) {
+std::vector<float> test(const Case& one, bool may_round, int limit, Random& random) {
   TestStream stream;
   const auto draw = [&] {
     return limit > 0 ? float(random.below(2 * limit + 1) - limit) : random.normal();
@@ -81,6 +81,7 @@ std::vector<float> test(const Case& one, int limit, Random& random) {
   product.m = one.m;
   product.n = one.n;
   product.segment_count = 1;
+  product.may_round = may_round;
   Segment& segment = product.segments[0];
   segment.x = x.data();
   segment.x_stride = x.stride;
@@ -99,7 +100,8 @@ std::vector<float> test(const Case& one, int limit, Random& random) {
   }
   product.y = y.data();
   product.y_stride = one.n + one.gap;
-  const std::string name = one.name() + (limit ? ", integers" : ", normal numbers");
+  const std::string name =
+      one.name() + (may_round ? ", tf32" : "") + (limit ? ", integers" : ", normal numbers");
   expect(is_narrow(product, false), name + ": is narrow");
   Array<float> workspace(stream, size_t(narrow_workspace(product) / sizeof(float) + 1));
   run_narrow(stream, product, workspace.data());
@@ -123,7 +125,10 @@ std::vector<float> test(const Case& one, int limit, Random& random) {
       }
       // 2^-24 of what the sums reach each time, whose signs are random: their root, and four times
       // that for the largest of many.
-      const double allowed = limit ? 0 : 4 * std::sqrt(double(one.k + 12)) * 0x1p-24 * magnitude;
+      // Operands of tf32 are off by 2^-11 each, and tensor cores may truncate their sums.
+      const double operands = may_round ? 0x1p-10 + 0x1p-21 : 0;
+      const double sums = 4 * std::sqrt(double(one.k + 12)) * (may_round ? 0x1p-23 : 0x1p-24);
+      const double allowed = limit ? 0 : (sums + operands) * magnitude;
       const size_t at = size_t(row * product.y_stride + column);
       if (std::abs(double(found[at]) - sum) <= allowed) continue;
       if (wrong++ == 0) first = at;
@@ -134,7 +139,7 @@ std::vector<float> test(const Case& one, int limit, Random& random) {
 }
 
 // Rows that lie apart, at odd addresses, go to shared memory four bytes at a time.
-void test_alignment() {
+void test_alignment(bool may_round) {
   for (const Case& one :
        {Case{PL_NT, 45, 21, 133, true}, {PL_NN, 45, 21, 133}, {PL_TN, 285, 37, 70, true}}) {
     std::vector<float> packed;
@@ -143,7 +148,7 @@ void test_alignment() {
       apart.gap = gap;
       Random random = {20250205};
       std::vector<float> found;
-      const std::vector<float> spread = test(apart, 0, random);
+      const std::vector<float> spread = test(apart, may_round, 0, random);
       for (int64_t row = 0; row < one.m; ++row)
         found.insert(found.end(), spread.begin() + row * (one.n + gap),
                      spread.begin() + row * (one.n + gap) + one.n);
@@ -179,7 +184,6 @@ int main() {
   if (!announce()) return 0;
   Random random = {20250206};
   test_refusals();
-  test_alignment();
   std::vector<Case> cases = {
       // More rows than are summed at once; narrow sides of one block and more, in either operand.
       {PL_TN, 7, 270, 1030, true, true},
@@ -196,9 +200,12 @@ int main() {
     cases.push_back({layout, 33, 32, 65});
     cases.push_back({layout, 5, 130, 130, layout == PL_NT});
   }
-  for (const Case& one : cases) {
-    test(one, 8, random);
-    test(one, 0, random);
+  for (bool may_round : {false, true}) {
+    test_alignment(may_round);
+    for (const Case& one : cases) {
+      test(one, may_round, 8, random);
+      test(one, may_round, 0, random);
+    }
   }
   return report();
 }

@@ -251,6 +251,69 @@ void test_mma(TestStream& stream, Random& random) {
   }
 }
 
+// Numbers with more bits than the tensor cores take, and those that they are rounded to.
+__global__ void tf32_kernel(const float* from, uint32_t* to, int count) {
+  const int i = int(threadIdx.x);
+  if (i < count) to[i] = ptx::tf32_of(from[i]);
+}
+
+void test_tf32(TestStream& stream) {
+  const float step = 0x1p-10f;  // between 1 and 2
+  const std::vector<float> from = {0.0f,
+                                   -0.0f,
+                                   1,
+                                   1 + step,
+                                   1 + 0.49f * step,
+                                   1 + 0.5f * step,
+                                   -1 - 0.5f * step,
+                                   1 + 1.5f * step,
+                                   0x1.fffffep127f,
+                                   -0x1.fffp-1f,
+                                   HUGE_VALF,
+                                   -HUGE_VALF};
+  const std::vector<float> rounded = {0.0f,      -0.0f,    1,         1 + step,
+                                      1,         1 + step, -1 - step, 1 + 2 * step,
+                                      HUGE_VALF, -1,       HUGE_VALF, -HUGE_VALF};
+  std::vector<uint32_t> wanted(rounded.size());
+  std::memcpy(wanted.data(), rounded.data(), rounded.size() * 4);
+  Array<float> numbers(stream, from);
+  Array<uint32_t> to(stream, from.size());
+  launch(stream, {1, 32}, tf32_kernel, numbers.data(), to.data(), int(from.size()));
+  expect_same("tf32_of", to.read(stream), wanted);
+}
+
+__global__ void mma_tf32_kernel(const float* a, const float* b, float* d) {
+  const int lane = int(threadIdx.x), g = lane / 4, t = lane % 4;
+  uint32_t as[4], bs[2];
+  float ds[4];
+  for (int r = 0; r < 4; ++r) {
+    as[r] = ptx::tf32_of(a[(g + r % 2 * 8) * 8 + t + r / 2 * 4]);
+    ds[r] = d[(g + r / 2 * 8) * 8 + 2 * t + r % 2];
+  }
+  for (int r = 0; r < 2; ++r) bs[r] = ptx::tf32_of(b[(t + r * 4) * 8 + g]);
+  ptx::mma_m16n8k8_tf32(ds, as, bs);
+  for (int r = 0; r < 4; ++r) d[(g + r / 2 * 8) * 8 + 2 * t + r % 2] = ds[r];
+}
+
+void test_mma_tf32(TestStream& stream, Random& random) {
+  for (int round = 0; round < 10; ++round) {
+    const auto a = small_integers(random, 128), b = small_integers(random, 64),
+               c = small_integers(random, 128);
+    std::vector<float> wanted(128);
+    for (size_t i = 0; i < 16; ++i)
+      for (size_t j = 0; j < 8; ++j) {
+        int sum = c[i * 8 + j];
+        for (size_t k = 0; k < 8; ++k) sum += a[i * 8 + k] * b[k * 8 + j];
+        wanted[i * 8 + j] = float(sum);
+      }
+    Array<float> a_array(stream, std::vector<float>(a.begin(), a.end()));
+    Array<float> b_array(stream, std::vector<float>(b.begin(), b.end()));
+    Array<float> d(stream, std::vector<float>(c.begin(), c.end()));
+    launch(stream, {1, 32}, mma_tf32_kernel, a_array.data(), b_array.data(), d.data());
+    expect_same("mma_m16n8k8_tf32", d.read(stream), wanted);
+  }
+}
+
 // ---- Named barriers
 
 // Warp 0 makes numbers and does not wait for those that take them; warps 1 and 2 do.
@@ -359,6 +422,8 @@ int main() {
   test_cp_async_groups(stream, random);
   test_ldmatrix(stream, random);
   test_mma(stream, random);
+  test_tf32(stream);
+  test_mma_tf32(stream, random);
   test_named_barriers(stream, random);
   test_warps(stream, random);
   test_atomics(stream);

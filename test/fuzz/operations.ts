@@ -48,6 +48,7 @@ const operations: Record<string, (m: Maker) => object> = {
       rankScale: m.f32(r),
       dropout: m.dropout(t),
       s: m.f32(t, r),
+      bf16Operands: m.flag(),
     }
   },
   low_rank_backward: (m) => {
@@ -59,6 +60,7 @@ const operations: Record<string, (m: Maker) => object> = {
       rankScale: m.f32(r),
       t: m.f32(t, r),
       dB: m.maybe(() => m.f32(n, r)),
+      bf16Operands: m.flag(),
     }
   },
   weight_update: (m) => {

@@ -59,6 +59,7 @@ void wgmma_commit(Site site);
 void wgmma_wait(int left, Site site);
 
 void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b, Site site);
+void mma_m16n8k8(float* d, const uint32_t* a, const uint32_t* b, Site site);
 void ldmatrix(uint32_t* r, int matrices, bool transposed, const void* row, Site site);
 void stmatrix(void* row, const uint32_t* r, int matrices, Site site);
 

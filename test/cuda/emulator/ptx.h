@@ -62,6 +62,17 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint3
   emu::mma_m16n8k16(d, a, b, site);
 }
 
+inline uint32_t tf32_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffff;
+  return (bits & 0x7fffffffu) == 0x7f800000u ? bits : (bits + 0x1000) & ~0x1fffu;
+}
+inline void mma_m16n8k8_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                             PL_CALLER) {
+  emu::mma_m16n8k8(d, a, b, site);
+}
+
 inline void named_barrier_sync(int id, int threads, PL_CALLER) {
   emu::barrier_sync(unsigned(id), unsigned(threads), site);
 }

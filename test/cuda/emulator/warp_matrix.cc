@@ -32,6 +32,37 @@ void mma_m16n8k16(float* d, const uint32_t* a, const uint32_t* b, Site site) {
   });
 }
 
+void mma_m16n8k8(float* d, const uint32_t* a, const uint32_t* b, Site site) {
+  struct Mine {
+    float* d;
+    const uint32_t *a, *b;
+  } mine = {d, a, b};
+  meet_warp(0xffffffffu, "mma.sync", site, &mine, [](void* const* slots, uint32_t) {
+    // What lies below tf32's bits is not looked at.
+    const auto value_of = [](uint32_t bits) {
+      float value;
+      bits &= ~0x1fffu;
+      std::memcpy(&value, &bits, 4);
+      return value;
+    };
+    float as[16][8], bs[8][8], ds[16][8];
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      const Mine& m = *static_cast<const Mine*>(slots[lane]);
+      const unsigned g = lane / 4, t = lane % 4;
+      for (unsigned r = 0; r < 4; ++r) as[g + r % 2 * 8][t + r / 2 * 4] = value_of(m.a[r]);
+      for (unsigned r = 0; r < 2; ++r) bs[t + r * 4][g] = value_of(m.b[r]);
+      for (unsigned r = 0; r < 4; ++r) ds[g + r / 2 * 8][2 * t + r % 2] = m.d[r];
+    }
+    for (unsigned i = 0; i < 16; ++i)
+      for (unsigned k = 0; k < 8; ++k)
+        for (unsigned j = 0; j < 8; ++j) ds[i][j] += as[i][k] * bs[k][j];
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      const Mine& m = *static_cast<const Mine*>(slots[lane]);
+      for (unsigned r = 0; r < 4; ++r) m.d[r] = ds[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2];
+    }
+  });
+}
+
 void ldmatrix(uint32_t* r, int matrices, bool transposed, const void* row, Site site) {
   struct Mine {
     uint32_t* r;
