@@ -89,6 +89,8 @@ const up = (a, b) => Math.ceil(a / b)
 const latency = 800
 /** product_narrow.cu: the copies of two steps are under way. */
 const inFlight = 2
+/** The tensor cores' work on operands of tf32, in that on bf16. */
+const tf32 = 2
 
 /** The launches of every case; `use` gives what ptxas said of a kernel, or undefined where there is none. */
 export function casesOf(use) {
@@ -127,32 +129,27 @@ export function casesOf(use) {
     memory: 2 * (m * k + n * k) + 4 * m * n,
     cache: up(m, 128) * up(n, 128) * 256 * k * 2,
   })
-  /**
-   * product_narrow.cu, x w: 32 rows by at most 64 columns a block, steps of 64; a warp reads 8 times 128 bytes for 4 of k.
-   */
+  /** product_narrow.cu, x w in tf32: 32 rows by at most 64 columns a block, steps of 64, of which a warp has eight. */
   const shrink = (layout, m, n, k) => {
     const columns = n <= 16 ? 16 : n <= 32 ? 32 : 64
     const stage = (32 + columns) * 68 * 4
     const steps = up(k, 64)
     return {
       kernel: `shrink, ${layout}`,
-      use: use(new RegExp(`shrink_kernel.*layout${layout === 'nt' ? 0 : 1}ELi${columns}`)),
+      use: use(new RegExp(`shrink_kernel.*Tf32.*layout${layout === 'nt' ? 0 : 1}ELi${columns}`)),
       blocks: up(m, 32) * up(n, columns),
       threads: 256,
       dynamic: 3 * stage,
       exposed: (latency * steps) / inFlight,
       work: {
-        fma: 2 * 32 * columns * 64 * steps,
-        shared: ((columns / 16) * 16 * 8 * 128 + stage) * steps,
+        mma: tf32 * 2 * 32 * columns * 64 * steps,
+        shared: (8 * (8 + columns / 4) * 128 + stage) * steps,
       },
       memory: 4 * (m * k + n * k + m * n),
       cache: up(n, columns) * 4 * m * k + up(m, 32) * 4 * n * k,
     }
   }
-  /**
-   * x^T w there, of k rows: 256 columns of the wide side by 16 or 32 a block, 512 rows; a warp reads 3 or 4 times 128
-   * bytes a row.
-   */
+  /** x^T w there, of k rows: 256 columns of the wide side by 16 or 32 a block, 512 rows in steps of 16. */
   const gradient = (wide, narrow, k) => {
     const columns = narrow <= 16 ? 16 : 32
     const chunks = up(k, 512)
@@ -161,14 +158,14 @@ export function casesOf(use) {
     return [
       {
         kernel: 'gradient',
-        use: use(new RegExp(`gradient_kernelILi${columns}E`)),
+        use: use(new RegExp(`gradient_kernel.*Tf32.*ELi${columns}E`)),
         blocks: up(wide, 256) * up(narrow, columns) * chunks,
         threads: 128,
-        dynamic: 3 * 16 * (256 + columns) * 4,
+        dynamic: 3 * 16 * (264 + columns + 8) * 4,
         exposed: (latency * up(rows, 16)) / inFlight,
         work: {
-          fma: 2 * 256 * columns * rows,
-          shared: (4 * (2 + columns / 16) * 128 + 4 * (256 + columns)) * rows,
+          mma: tf32 * 2 * 256 * columns * rows,
+          shared: (4 * (2 + columns / 32) * 128 + 4 * (256 + columns)) * rows,
         },
         memory: 4 * k * (wide + narrow) + partial,
         cache: 4 * k * (up(narrow, columns) * wide + up(wide, 256) * narrow) + partial,
@@ -393,7 +390,7 @@ A card reads the weights of a model of 7B in bf16 in 3.5 ms, and that is all a t
 
 ${table([['layer', 'extra time'], ...overheads], 1)}
 
-The goal is at most 8% on an H200, of which the bytes alone are 6.7%. At rank 16 the four small products take as long as reading x and dy twice each, which the large ones have read before, to round them: the next step is to round and to shrink in one pass. From rank 32 on they are held by multiplying in float32; where a model computes in bf16 anyway, tensor cores could (tf32, which rounds less than the bf16 that their results become).
+The goal is at most 8% on an H200, of which the bytes alone are 6.7%. The four small products take as long as reading x and dy twice each, which the large ones have read before, to round them: the next step is to round and to shrink in one pass. Where a model computes in float32 they are not rounded, and from a rank of 32 on held by multiplying (${tera(card.fma)} TFLOP/s).
 `
 }
 

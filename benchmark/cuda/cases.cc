@@ -73,6 +73,7 @@ Case lora(Layer layer, int64_t rank) {
             low_rank_project.a = a;
             low_rank_project.rank_scale = scale;
             low_rank_project.s = s;
+            low_rank_project.bf16_operands = 1;
             pl_low_rank_backward_args low_rank_backward = {};
             low_rank_backward.dy = dy;
             low_rank_backward.b = b;
@@ -80,6 +81,7 @@ Case lora(Layer layer, int64_t rank) {
             low_rank_backward.rank_scale = scale;
             low_rank_backward.t = t;
             low_rank_backward.d_b = db;
+            low_rank_backward.bf16_operands = 1;
             return Prepared{{PREPARE(low_rank_project),
                              device.product(PL_NT, {segment(x, weight), segment(s, b)}, y),
                              PREPARE(low_rank_backward),
@@ -127,6 +129,7 @@ Case hydra(Layer layer, int64_t rank, int64_t experts) {
         low_rank_project.a = a;
         low_rank_project.rank_scale = first(stacked);
         low_rank_project.s = sl;
+        low_rank_project.bf16_operands = 1;
         pl_router_args router = {};
         router.logits = logits;
         router.scale = 1;
@@ -143,6 +146,7 @@ Case hydra(Layer layer, int64_t rank, int64_t experts) {
         low_rank_backward.rank_scale = first(all);
         low_rank_backward.t = g;
         low_rank_backward.d_b = db;
+        low_rank_backward.bf16_operands = 1;
         pl_mixture_backward_args mixture_backward = {};
         mixture_backward.g = g;
         mixture_backward.s = s;
