@@ -8,7 +8,7 @@
 // it is float32 throughout, whose rate binds from a rank of 32 on.
 //
 // Bits: an element of x w is a chain for each slice of k, two to eight, and their sum in order,
-// whatever the rows beside it; one of x^T w is a chain for each kChunk rows, and their sum in
+// whatever the rows beside it; one of x^T w is a chain for each chunk of the rows, and their sum in
 // order.
 #include "cuda/launch.h"
 #include "cuda/layout.h"
@@ -39,7 +39,7 @@ struct NarrowProduct : Output {
   Dropout dropout;
   // Of x^T w alone:
   bool w_is_wide;
-  int64_t chunks;
+  int64_t chunks, chunk_rows;
   float* partial;  // [chunks][m][n]; null: there is one chunk, which goes to y
 };
 
@@ -240,10 +240,12 @@ __global__ void __launch_bounds__(256, 2)
   }
 }
 
-// ---- x^T w: a block has kWide columns of the wide operand, kNarrow of the other, and kChunk rows;
-// a warp has 64 of the wide ones.
+// ---- x^T w: a block has kWide columns of the wide operand, kNarrow of the other, and a chunk of
+// rows; a warp has 64 of the wide ones.
 
-constexpr int64_t kChunk = 512;
+// Rows are cut where they are many and the columns make too few blocks for a large device, not so
+// often that writing the chunks' sums would cost what it gains.
+constexpr int64_t kLeastChunk = 512, kManyBlocks = 528;
 
 template <int kNarrow>
 struct GradientTiles {
@@ -333,8 +335,9 @@ __global__ void __launch_bounds__(128, 3)
   const Matrix& wide = w_is_wide ? product.w : product.x;
   const Matrix& narrow = w_is_wide ? product.x : product.w;
   const int64_t first = int64_t(blockIdx.x) * kWide, narrow_first = int64_t(blockIdx.y) * kNarrow;
-  const int64_t begin = int64_t(blockIdx.z) * kChunk;
-  const int64_t rows = wide.rows - begin < kChunk ? wide.rows - begin : kChunk;
+  const int64_t begin = int64_t(blockIdx.z) * product.chunk_rows;
+  const int64_t left = wide.rows - begin;
+  const int64_t rows = left < product.chunk_rows ? left : product.chunk_rows;
   const int steps = int((rows + kStep - 1) / kStep);
   const auto stage_of = [&](int step) { return shared + step % kStages * Tiles::kStageFloats; };
   const auto fetch = [&](int step) {
@@ -394,6 +397,9 @@ struct SumChunks {
 
 // ---- Launching
 
+// Of a block of x^T w.
+int narrow_columns(int64_t narrow) { return narrow <= 16 ? 16 : 32; }
+
 template <template <pl_layout, int> class Multiply, pl_layout kLayout, int kColumns>
 void launch_shrink(Stream& stream, const NarrowProduct& product) {
   using Tiles = ShrinkTiles<kLayout, kColumns>;
@@ -429,11 +435,25 @@ void launch_gradient(Stream& stream, const NarrowProduct& product) {
 
 template <template <int> class Multiply>
 void run_gradient(Stream& stream, const NarrowProduct& product) {
-  if ((product.w_is_wide ? product.m : product.n) <= 16)
+  if (narrow_columns(product.w_is_wide ? product.m : product.n) == 16)
     launch_gradient<Multiply, 16>(stream, product);
   else
     launch_gradient<Multiply, 32>(stream, product);
   if (product.partial) for_each_element(stream, product.m * product.n, SumChunks{product});
+}
+
+// Into chunks of as many rows each, but for the last: by the shape alone.
+void cut_rows(NarrowProduct* product, int64_t rows) {
+  const int64_t wide = product->w_is_wide ? product->n : product->m;
+  const int64_t narrow = product->w_is_wide ? product->m : product->n;
+  const int64_t tiles = int64_t(blocks_for(wide, GradientTiles<16>::kWide)) *
+                        blocks_for(narrow, narrow_columns(narrow));
+  const int64_t most = rows / kLeastChunk, wanted = kManyBlocks / (tiles > 0 ? tiles : 1);
+  const int64_t chunks = most < wanted ? most : wanted;
+  if (chunks <= 1) return;
+  constexpr int64_t kStep = GradientTiles<16>::kStep;
+  product->chunk_rows = (rows + chunks * kStep - 1) / (chunks * kStep) * kStep;
+  product->chunks = (rows + product->chunk_rows - 1) / product->chunk_rows;
 }
 
 NarrowProduct narrow_of(const Product& product) {
@@ -448,7 +468,9 @@ NarrowProduct narrow_of(const Product& product) {
   narrow.masks = segment.mask_x || segment.mask_w;
   narrow.dropout = product.dropout;
   narrow.w_is_wide = product.n >= product.m;
-  narrow.chunks = is_tn && segment.k > kChunk ? (segment.k + kChunk - 1) / kChunk : 1;
+  narrow.chunks = 1;
+  narrow.chunk_rows = segment.k;
+  if (is_tn) cut_rows(&narrow, segment.k);
   return narrow;
 }
 
@@ -459,7 +481,7 @@ bool is_narrow(const Product& product, bool is_bf16) {
   if (product.segment_count != 1 || segment.is_weight || segment.mask_after) return false;
   if (product.layout != PL_TN) return !is_bf16 && !segment.mask_w && product.n <= kMostNarrow;
   const int64_t narrow = product.m < product.n ? product.m : product.n;
-  return narrow <= (is_bf16 ? kMostAgainstBf16 : kMostNarrow) && segment.k <= 65535 * kChunk;
+  return narrow <= (is_bf16 ? kMostAgainstBf16 : kMostNarrow);
 }
 
 uint64_t narrow_workspace(const Product& product) {

@@ -149,17 +149,19 @@ export function casesOf(use) {
       cache: up(n, columns) * 4 * m * k + up(m, 32) * 4 * n * k,
     }
   }
-  /** x^T w there, of k rows: 256 columns of the wide side by 16 or 32 a block, 512 rows in steps of 16. */
+  /** x^T w there, of k rows: 256 columns of the wide side by 16 or 32 a block, 512 rows or more in steps of 16. */
   const gradient = (wide, narrow, k) => {
     const columns = narrow <= 16 ? 16 : 32
-    const chunks = up(k, 512)
-    const rows = Math.min(k, 512)
+    const tiles = up(wide, 256) * up(narrow, columns)
+    const cut = Math.max(1, Math.min(Math.floor(k / 512), Math.floor(528 / tiles)))
+    const rows = up(k, 16 * cut) * 16
+    const chunks = up(k, rows)
     const partial = chunks > 1 ? 4 * chunks * wide * narrow : 0
     return [
       {
         kernel: 'gradient',
         use: use(new RegExp(`gradient_kernel.*Tf32.*ELi${columns}E`)),
-        blocks: up(wide, 256) * up(narrow, columns) * chunks,
+        blocks: tiles * chunks,
         threads: 128,
         dynamic: 3 * 16 * (264 + columns + 8) * 4,
         exposed: (latency * up(rows, 16)) / inFlight,

@@ -39,7 +39,7 @@ const large: LinearSizes = {
   dropout: 0.1,
 }
 
-// CUDA takes a narrow side whole, 64 of its columns a block and 512 rows of x^T w, and copies three steps ahead.
+// CUDA takes a narrow side whole, 64 of its columns a block and 512 rows or more of x^T w, and copies three steps ahead.
 const narrow: Record<string, LinearSizes> = {
   'more rows than are summed at once': {
     numTokens: 1100,
