@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
 import type { Part, Round } from './part.js'
+import { reportsOf, withoutReports } from './sanitizer.js'
 
 const child = fileURLToPath(new URL('./ending-child.mjs', import.meta.url))
 const model = fileURLToPath(new URL('../golden/models/qwen2-text/model', import.meta.url))
@@ -34,7 +35,10 @@ async function round(
   { random, slowness, calls = times }: Round,
 ): Promise<void> {
   const delays = Array.from({ length: calls }, () => random.integer(60 * slowness))
-  const { ending, output } = await run([name, model, delays.join()], 60_000 * slowness)
+  const { ending, stdout, stderr } = await run([name, model, delays.join()], 60_000 * slowness)
+  const reports = reportsOf(stderr)
+  if (reports.length > 0) throw new Error(`after ${delays.join()} ms: ${reports[0]}`)
+  const output = stdout + withoutReports(stderr)
   const expected = RegExp(says.source.replace('N', String(calls)))
   if (ending !== String(code) || !expected.test(output))
     throw new Error(
@@ -42,21 +46,24 @@ async function round(
     )
 }
 
-function run(args: string[], deadlineMs: number): Promise<{ ending: string; output: string }> {
+function run(
+  args: string[],
+  deadlineMs: number,
+): Promise<{ ending: string; stdout: string; stderr: string }> {
   return new Promise((resolve, reject) => {
     const running = spawn(process.execPath, [child, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       timeout: deadlineMs,
       killSignal: 'SIGKILL',
     })
-    let output = ''
-    for (const stream of [running.stdout, running.stderr])
-      stream.on('data', (chunk: Buffer) => {
-        output += chunk.toString()
+    const said = { stdout: '', stderr: '' }
+    for (const stream of ['stdout', 'stderr'] as const)
+      running[stream].on('data', (chunk: Buffer) => {
+        said[stream] += chunk.toString()
       })
     running.on('error', reject)
     running.on('close', (code, signal) => {
-      resolve({ ending: String(signal ?? code), output })
+      resolve({ ending: String(signal ?? code), ...said })
     })
   })
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'mocha'
-import { reportsOf } from './sanitizer.js'
+import { reportsOf, withoutReports } from './sanitizer.js'
 
 describe('reports of ThreadSanitizer', () => {
   const report = (kind: string, ...stacks: string[][]) =>
@@ -35,5 +35,15 @@ describe('reports of ThreadSanitizer', () => {
       'noise\n',
     ])
       assert.deepEqual(reportsOf(text), [], text)
+  })
+
+  it('leave what a process says by itself', () => {
+    const one = report('data race', [write, node], [read, node])
+    const counted = 'ThreadSanitizer: reported 2 warnings\n'
+    assert.equal(
+      withoutReports(`trained\n${one}${one}Error: ours\n${counted}`),
+      'trained\nError: ours\n',
+    )
+    assert.equal(withoutReports('===\nfine\n===\n'), '===\nfine\n===\n')
   })
 })

@@ -85,3 +85,10 @@ export function reportsOf(output: string): string[] {
     return (accesses.length > 0 ? accesses : parts).some(isOurs)
   })
 }
+
+/** What a process said besides the reports of ThreadSanitizer, ours or Node's. */
+export function withoutReports(output: string): string {
+  return output
+    .replaceAll(/^=+\nWARNING: ThreadSanitizer.*?\n=+\n/gms, '')
+    .replaceAll(/^ThreadSanitizer: reported \d+ warnings\n/gm, '')
+}
