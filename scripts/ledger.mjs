@@ -85,9 +85,10 @@ function cpuSecondsSince() {
  *
  * @param {{ readonly name: string, run(): Promise<{ passed?: number, failed?: number, skipped?: number }> }} unit
  * @param {Ledger} ledger
+ * @param {(line: string) => void} [print]
  * @returns {Promise<Entry>}
  */
-export async function runUnit(unit, ledger) {
+export async function runUnit(unit, ledger, print = console.log) {
   const { name } = unit
   const before = ledger.find(name)
   if (before) return before
@@ -96,7 +97,7 @@ export async function runUnit(unit, ledger) {
   try {
     totals = await unit.run()
   } catch (error) {
-    console.log(`    ${String(error)}`)
+    print(`    ${String(error)}`)
     totals = { failed: 1 }
   }
   const { passed = 0, failed = 0, skipped = 0 } = totals
@@ -104,6 +105,6 @@ export async function runUnit(unit, ledger) {
   const entry = { unit: name, passed, failed, skipped, seconds, cpuSeconds: cpuSecondsSince() }
   ledger.add(entry)
   const mark = failed > 0 ? '✘' : passed > 0 ? '✔' : '-'
-  console.log(`  ${mark} ${name} (${seconds.toFixed(0)} s)`)
+  print(`  ${mark} ${name} (${seconds.toFixed(0)} s)`)
   return entry
 }

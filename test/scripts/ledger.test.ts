@@ -43,6 +43,7 @@ describe('the ledger of long tests', () => {
     const ledger = new Ledger(at('run.jsonl'), 'one')
     const endings = [{ failed: 1 }, new Error('no processor'), { passed: 3, skipped: 1 }]
     const counts: (readonly number[])[] = []
+    const lines: string[] = []
     for (let i = 0; i < 4; i++) {
       const { passed, failed, skipped } = await runUnit(
         {
@@ -53,6 +54,7 @@ describe('the ledger of long tests', () => {
           },
         },
         ledger,
+        (line) => lines.push(line),
       )
       counts.push([passed, failed, skipped])
     }
@@ -62,5 +64,9 @@ describe('the ledger of long tests', () => {
       [3, 0, 1],
       [3, 0, 1],
     ])
+    assert.deepEqual(
+      lines.map((line) => line.trim()),
+      ['✘ unit (0 s)', 'Error: no processor', '✘ unit (0 s)', '✔ unit (0 s)'],
+    )
   })
 })
