@@ -41,6 +41,9 @@ struct NarrowProduct : Output {
   bool w_is_wide;
   int64_t chunks, chunk_rows;
   float* partial;  // [chunks][m][n]; null: there is one chunk, which goes to y
+
+  int64_t wide_columns() const { return w_is_wide ? n : m; }
+  int64_t narrow_columns() const { return w_is_wide ? m : n; }
 };
 
 // kRows x kColumns of a matrix from (row, column) on; zero beyond its edges.
@@ -397,8 +400,8 @@ struct SumChunks {
 
 // ---- Launching
 
-// Of a block of x^T w.
-int narrow_columns(int64_t narrow) { return narrow <= 16 ? 16 : 32; }
+// Narrow columns that a block of x^T w has.
+int narrow_tile(const NarrowProduct& product) { return product.narrow_columns() <= 16 ? 16 : 32; }
 
 template <template <pl_layout, int> class Multiply, pl_layout kLayout, int kColumns>
 void launch_shrink(Stream& stream, const NarrowProduct& product) {
@@ -425,17 +428,16 @@ void run_shrink(Stream& stream, pl_layout layout, const NarrowProduct& product) 
 template <template <int> class Multiply, int kNarrow>
 void launch_gradient(Stream& stream, const NarrowProduct& product) {
   using Tiles = GradientTiles<kNarrow>;
-  const int64_t wide = product.w_is_wide ? product.n : product.m;
-  const int64_t narrow = product.w_is_wide ? product.m : product.n;
   const LaunchShape shape = {
-      dim3(blocks_for(wide, Tiles::kWide), blocks_for(narrow, kNarrow), unsigned(product.chunks)),
+      dim3(blocks_for(product.wide_columns(), Tiles::kWide),
+           blocks_for(product.narrow_columns(), kNarrow), unsigned(product.chunks)),
       Tiles::kThreads, Tiles::kSharedBytes};
   launch(stream, shape, gradient_kernel<Multiply, kNarrow>, product);
 }
 
 template <template <int> class Multiply>
 void run_gradient(Stream& stream, const NarrowProduct& product) {
-  if (narrow_columns(product.w_is_wide ? product.m : product.n) == 16)
+  if (narrow_tile(product) == 16)
     launch_gradient<Multiply, 16>(stream, product);
   else
     launch_gradient<Multiply, 32>(stream, product);
@@ -444,10 +446,8 @@ void run_gradient(Stream& stream, const NarrowProduct& product) {
 
 // Into chunks of as many rows each, but for the last: by the shape alone.
 void cut_rows(NarrowProduct* product, int64_t rows) {
-  const int64_t wide = product->w_is_wide ? product->n : product->m;
-  const int64_t narrow = product->w_is_wide ? product->m : product->n;
-  const int64_t tiles = int64_t(blocks_for(wide, GradientTiles<16>::kWide)) *
-                        blocks_for(narrow, narrow_columns(narrow));
+  const int64_t tiles = int64_t(blocks_for(product->wide_columns(), GradientTiles<16>::kWide)) *
+                        blocks_for(product->narrow_columns(), narrow_tile(*product));
   const int64_t most = rows / kLeastChunk, wanted = kManyBlocks / (tiles > 0 ? tiles : 1);
   const int64_t chunks = most < wanted ? most : wanted;
   if (chunks <= 1) return;
