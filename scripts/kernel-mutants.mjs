@@ -263,8 +263,13 @@ const words = {
   guards: /was written .* behind /,
 }
 
+/** The detector that spoke first: a bug that was reported is let run on, and others may see what follows from it. */
 function detectorOf(output) {
-  return Object.keys(words).find((name) => words[name].test(output)) ?? 'values'
+  const found = Object.entries(words)
+    .map(([name, said]) => ({ name, place: output.search(said) }))
+    .filter(({ place }) => place >= 0)
+    .sort((left, right) => left.place - right.place)
+  return found[0]?.name ?? 'values'
 }
 
 /**
