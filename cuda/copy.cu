@@ -76,52 +76,41 @@ void copy(Stream& stream, const pl_copy_args& args) {
       Copy<X, Y>{layout, static_cast<const X*>(args.x.data), static_cast<Y*>(args.y.data)});
 }
 
-template <class X>
-void copy_from(Stream& stream, const pl_copy_args& args) {
-  switch (args.y.dtype) {
+void copy_bits(Stream& stream, const pl_copy_args& args) {
+  switch (args.x.dtype) {
     case PL_F32:
-      return copy<X, float>(stream, args);
-    case PL_BF16:
-      return copy<X, bf16>(stream, args);
-    case PL_F16:
-      return copy<X, f16>(stream, args);
     case PL_I32:
-      return copy<X, int32_t>(stream, args);
+      return copy<int32_t, int32_t>(stream, args);
+    case PL_BF16:
+    case PL_F16:
+      return copy<bf16, bf16>(stream, args);
     default:
-      return copy<X, uint8_t>(stream, args);
+      return copy<uint8_t, uint8_t>(stream, args);
   }
-}
-
-// Integers become floats and integers only (src/checks/copy.cc).
-template <class X>
-void copy_from_integer(Stream& stream, const pl_copy_args& args) {
-  if (args.y.dtype == PL_F32) return copy<X, float>(stream, args);
-  if (args.y.dtype == PL_I32) return copy<X, int32_t>(stream, args);
-  return copy<X, uint8_t>(stream, args);
 }
 
 }  // namespace
 
+// From one dtype to another: integers become f32 and integers only (src/checks/copy.cc).
 void run_copy(Stream& stream, const pl_copy_args& args) {
-  if (args.x.dtype == args.y.dtype) {
-    if (args.x.dtype == PL_U8) return copy<uint8_t, uint8_t>(stream, args);
-    if (args.x.dtype == PL_F32 || args.x.dtype == PL_I32)
-      return copy<int32_t, int32_t>(stream, args);
-    return copy<bf16, bf16>(stream, args);
-  }
-  switch (args.x.dtype) {
+  const int32_t from = args.x.dtype, to = args.y.dtype;
+  if (from == to) return copy_bits(stream, args);
+  switch (from) {
     case PL_F32:
-      return copy_from<float>(stream, args);
+      return to == PL_BF16  ? copy<float, bf16>(stream, args)
+             : to == PL_F16 ? copy<float, f16>(stream, args)
+             : to == PL_I32 ? copy<float, int32_t>(stream, args)
+                            : copy<float, uint8_t>(stream, args);
     case PL_BF16:
-      return args.y.dtype == PL_F32 ? copy<bf16, float>(stream, args)
-                                    : copy<bf16, f16>(stream, args);
+      return to == PL_F32 ? copy<bf16, float>(stream, args) : copy<bf16, f16>(stream, args);
     case PL_F16:
-      return args.y.dtype == PL_F32 ? copy<f16, float>(stream, args)
-                                    : copy<f16, bf16>(stream, args);
+      return to == PL_F32 ? copy<f16, float>(stream, args) : copy<f16, bf16>(stream, args);
     case PL_I32:
-      return copy_from_integer<int32_t>(stream, args);
+      return to == PL_F32 ? copy<int32_t, float>(stream, args)
+                          : copy<int32_t, uint8_t>(stream, args);
     default:
-      return copy_from_integer<uint8_t>(stream, args);
+      return to == PL_F32 ? copy<uint8_t, float>(stream, args)
+                          : copy<uint8_t, int32_t>(stream, args);
   }
 }
 

@@ -57,6 +57,7 @@ void launch(Stream& stream, const LaunchShape& shape, void (*kernel)(Parameters.
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   emulator::GridShape grid;
   grid.name = stream.operation_name();
+  grid.kernel = reinterpret_cast<const void*>(kernel);
   grid.grid = {shape.grid.x, shape.grid.y, shape.grid.z};
   grid.block = {shape.block.x, shape.block.y, shape.block.z};
   grid.dynamic_shared = shape.shared_bytes;

@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { buildTargets, root } from './bootstrap.mjs'
+import { findUnlaunched } from './launched-kernels.mjs'
 import { runMocha } from './mocha.mjs'
 import { runProgram } from './programs.mjs'
 import { findProgram, run, ScriptError } from './run.mjs'
@@ -57,8 +58,11 @@ const tests = {
   slow: 'on cuda-emulated(?!.*(central differences|number of threads))',
 }
 
-/** The operation tests on one build of the emulated device. */
-export async function runEmulated(build, args, env = {}) {
+/**
+ * The operation tests on one build of the emulated device, in the mode that the variables of `mode` ask for; `env` has
+ * further ones.
+ */
+export async function runEmulated(build, args, mode = {}, env = {}) {
   const of = build === 'plain' ? {} : { POLYLORA_EMULATED: build }
   const preload = build === 'sanitized' ? sanitizedEnvironment() : {}
   const {
@@ -68,13 +72,25 @@ export async function runEmulated(build, args, env = {}) {
   } = await runMocha(
     ['--timeout', '600000', '-g', build === 'plain' ? tests.plain : tests.slow, ...args],
     {
-      env: { ...of, ...preload, ...env },
+      env: { ...of, ...preload, ...mode, ...env },
       quiet: true,
     },
   )
-  const words = [build, ...Object.values(env)].join(', ')
+  const words = [build, ...Object.values(mode)].join(', ')
   console.log(`  ${failed ? '✘' : '✔'} operations on the emulator, ${words} (${passed} tests)`)
   return { passed, failed, skipped }
+}
+
+/** Whether every kernel of a build of the emulated device has run, by the file that noteLaunched() names. */
+export async function checkLaunched(build, file) {
+  const library = join(root, `build/cuda-emulated/${libraries[build]}.so`)
+  const { kernels, missing } = await findUnlaunched(library, file)
+  for (const name of missing) console.log(`    no test runs ${name}`)
+  const [good, ran] = [kernels > 0 && missing.length === 0, kernels - missing.length]
+  console.log(
+    `  ${good ? '✔' : '✘'} kernels that ran on the emulator, ${build} (${ran} of ${kernels})`,
+  )
+  return good ? { passed: 1 } : { failed: 1 }
 }
 
 /** The programs that nvcc built, on the device; without a driver they run in the emulator alone. */

@@ -2,10 +2,10 @@
 //
 // Everything about CUDA's kernels. What nvcc says, the programs of test/cuda (on the device too where there is one), the
 // mutants, the operation tests once for each way in which the emulator may schedule what is asynchronous, in race mode
-// and under the sanitizers. It takes hours; what has gone well is written down in build/cuda-tests.jsonl, so that a run
+// and under the sanitizers, and whether every kernel of the library was among what they ran. What has gone well is written down in build/cuda-tests.jsonl, so that a run
 // that was stopped goes on where it was, as long as the sources are the same.
 //
-//   --gates      only what every change must pass: nvcc, the programs, and quick operations in race mode
+//   --gates      only what every change must pass: nvcc, the programs, and most operations in race mode
 //   --only TEXT  the units whose names contain this: 'race', 'sanitized', 'mutant', 'linear'
 //   --fresh      all of them again
 //   --list       their names
@@ -15,8 +15,16 @@ import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bootstrap, root } from './bootstrap.mjs'
-import { buildEmulated, checkNvcc, runCudaPrograms, runEmulated, runOnDevice } from './cuda.mjs'
+import {
+  buildEmulated,
+  checkLaunched,
+  checkNvcc,
+  runCudaPrograms,
+  runEmulated,
+  runOnDevice,
+} from './cuda.mjs'
 import { kernelMutants } from './kernel-mutants.mjs'
+import { noteLaunched } from './launched-kernels.mjs'
 import { Ledger, runUnit } from './ledger.mjs'
 import { runMain, ScriptError } from './run.mjs'
 import { hashInputs } from './stamp.mjs'
@@ -41,19 +49,29 @@ const variants = [
   variant('sanitized'),
 ]
 
-/** Race mode costs ten times as much: the quick ones. */
-const raceSlice = ['add', 'embedding', 'logits', 'rms-norm', 'rope', 'swiglu'].map(
+/** The files of operation tests. */
+const operationTests = [
+  ...readdirSync(join(root, 'test/ops'))
+    .filter((name) => name.endsWith('.test.ts'))
+    .map((name) => `test/ops/${name}`),
+  'test/tensor.test.ts',
+  'test/weight.test.ts',
+  'test/autograd.test.ts',
+]
+/** Those that take minutes in race mode. */
+const slowTests = ['attention', 'head-cross-entropy', 'linear', 'sample'].map(
   (name) => `test/ops/${name}.test.ts`,
 )
 
 /** A piece of the whole: the emulator's builds that it needs, and what gives `{ passed, failed, skipped }`. */
 const unit = (name, builds, run) => ({ name, builds, run: async () => sum([await run()].flat()) })
 
-function allUnits() {
-  const files = readdirSync(join(root, 'test/ops'))
-    .filter((name) => name.endsWith('.test.ts'))
-    .map((name) => `test/ops/${name}`)
-  files.push('test/tensor.test.ts', 'test/autograd.test.ts')
+/** A digest of what the units' results depend on. */
+const hashSources = () =>
+  hashInputs(root, ['cuda', 'src', 'lib', 'test', 'scripts', 'CMakeLists.txt', 'package-lock.json'])
+
+function allUnits(key) {
+  const launched = (build) => join(root, 'build', `launched-${build}-${key.slice(0, 16)}`)
   return [
     unit('nvcc', [], checkNvcc),
     unit('programs on the device', [], runOnDevice),
@@ -62,9 +80,15 @@ function allUnits() {
     ),
     ...kernelMutants().map(({ name, run }) => unit(name, ['plain', 'race'], run)),
     ...variants.flatMap(({ name, build, mode }) =>
-      files.map((file) =>
-        unit(`${name}: ${file}`, [build], () => runEmulated(build, [file], mode)),
+      operationTests.map((file) =>
+        unit(`${name}: ${file}`, [build], () =>
+          runEmulated(build, [file], mode, noteLaunched(launched(build))),
+        ),
       ),
+    ),
+    // By what those before have noted.
+    ...[...new Set(variants.map(({ build }) => build))].map((build) =>
+      unit(`${build}: every kernel has run`, [build], () => checkLaunched(build, launched(build))),
     ),
   ]
 }
@@ -75,15 +99,15 @@ async function runGates() {
     ...(await runOnDevice()),
     ...(await runCudaPrograms('plain')),
     ...(await runCudaPrograms('race')),
-    await runEmulated('race', raceSlice),
+    await runEmulated(
+      'race',
+      operationTests.filter((file) => !slowTests.includes(file)),
+    ),
   ]
 }
 
-async function runUnits(units, fresh) {
-  const sources = ['cuda', 'src', 'lib', 'test', 'scripts', 'CMakeLists.txt', 'package-lock.json']
-  const ledger = new Ledger(join(root, 'build/cuda-tests.jsonl'), hashInputs(root, sources), {
-    fresh,
-  })
+async function runUnits(units, key, fresh) {
+  const ledger = new Ledger(join(root, 'build/cuda-tests.jsonl'), key, { fresh })
   const done = units.filter(({ name }) => ledger.find(name)).length
   console.log(`${units.length} units, of which ${done} are done`)
   const entries = []
@@ -103,7 +127,8 @@ runMain(async () => {
       list: { type: 'boolean', default: false },
     },
   })
-  const units = allUnits().filter(({ name }) => name.includes(values.only))
+  const key = hashSources()
+  const units = allUnits(key).filter(({ name }) => name.includes(values.only))
   if (values.list) {
     for (const { name } of units) console.log(name)
     return
@@ -120,7 +145,7 @@ runMain(async () => {
     totals = []
     if (isOfFiles)
       for (const { build, mode } of variants) totals.push(await runEmulated(build, args, mode))
-    else totals = await runUnits(units, values.fresh)
+    else totals = await runUnits(units, key, values.fresh)
   }
   const all = sum(totals)
   console.log(closingLine(all))

@@ -2,8 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, it } from 'mocha'
 import { ArgumentError, DisposedError, DTypeError, ShapeError } from '../lib/errors.js'
 import { Scope, scope } from '../lib/scope.js'
-import { contiguousStrides, Tensor, type TensorData } from '../lib/tensor.js'
-import { Weight } from '../lib/weight.js'
+import { contiguousStrides, type DType, Tensor, type TensorData } from '../lib/tensor.js'
 import { forEachDevice } from './devices.js'
 import { Random } from './random.js'
 
@@ -197,6 +196,75 @@ forEachDevice('tensor', (context) => {
     assert.throws(() => tensor.copyFrom(half), ShapeError)
   })
 
+  it('converts between any two dtypes that allow it, to nearest and to even', async () => {
+    const { device } = context
+    const cases: [DType, number[], DType, number[]][] = [
+      // The bits of bf16 and f16, the elements of the others.
+      [
+        'f32',
+        [1 + 2 ** -8, 1 + 3 * 2 ** -8, -2.5, Infinity],
+        'bf16',
+        [0x3f80, 0x3f82, 0xc020, 0x7f80],
+      ],
+      [
+        'f32',
+        [1 + 2 ** -11, 1 + 3 * 2 ** -11, 65520, 2 ** -25, 3 * 2 ** -25],
+        'f16',
+        [0x3c00, 0x3c02, 0x7c00, 0, 2],
+      ],
+      ['f32', [-2.75, 2.75, 3e9, -3e9, NaN, 0], 'i32', [-2, 2, 2 ** 31 - 1, -(2 ** 31), 0, 0]],
+      ['f32', [-1, 0.99, 1.5, 255.5, 256, NaN], 'u8', [0, 0, 1, 255, 255, 0]],
+      ['bf16', [0x3f80, 0xc020, 0x7f80, 0x0001], 'f32', [1, -2.5, Infinity, 2 ** -133]],
+      ['bf16', [0x3f80, 0xc020, 0x477f, 0x4780], 'f16', [0x3c00, 0xc100, 0x7bf8, 0x7c00]],
+      ['bf16', [0x3f80, 0x7fc1, 0x8000], 'bf16', [0x3f80, 0x7fc1, 0x8000]],
+      ['f16', [0x3c00, 0xc100, 0x7c00, 0x0001], 'f32', [1, -2.5, Infinity, 2 ** -24]],
+      ['f16', [0x3c00, 0xc100, 0x3c04, 0x3c0c], 'bf16', [0x3f80, 0xc020, 0x3f80, 0x3f82]],
+      ['f16', [0x3c00, 0x7e01, 0x8000], 'f16', [0x3c00, 0x7e01, 0x8000]],
+      ['i32', [-3, 2 ** 24 + 1, 7], 'f32', [-3, 2 ** 24, 7]],
+      ['i32', [-3, 0, 255, 256, 2 ** 31 - 1], 'u8', [0, 0, 255, 255, 255]],
+      ['i32', [-3, 2 ** 31 - 1], 'i32', [-3, 2 ** 31 - 1]],
+      ['u8', [0, 7, 255], 'f32', [0, 7, 255]],
+      ['u8', [0, 7, 255], 'i32', [0, 7, 255]],
+      ['u8', [0, 7, 255], 'u8', [0, 7, 255]],
+    ]
+    for (const [from, values, to, expected] of cases) {
+      const data = {
+        f32: Float32Array,
+        bf16: Uint16Array,
+        f16: Uint16Array,
+        i32: Int32Array,
+        u8: Uint8Array,
+      }
+      using source = Tensor.from(device, data[from].from(values), [values.length], from)
+      using converted = source.clone(to)
+      assert.deepEqual(plain(await converted.read()), expected, `${from} to ${to}`)
+    }
+    using bytes = Tensor.zeros(device, [1], 'u8')
+    using half = Tensor.zeros(device, [1], 'f16')
+    for (const [from, to] of [
+      [bytes, half],
+      [half, bytes],
+    ])
+      assert.throws(() => to.copyFrom(from), DTypeError)
+  })
+
+  it('is filled in every dtype with what its value rounds to, once', async () => {
+    const { device } = context
+    for (const [dtype, value, expected] of [
+      ['f32', 0.1, Math.fround(0.1)],
+      ['bf16', -2.5, 0xc020],
+      ['bf16', 1 + 2 ** -8 + 2 ** -40, 0x3f81],
+      ['f16', 65504, 0x7bff],
+      // By way of float32 it would be a tie, and fall to 1.
+      ['f16', 1 + 2 ** -11 + 2 ** -40, 0x3c01],
+      ['i32', -7, -7],
+      ['u8', 200, 200],
+    ] as const) {
+      using tensor = Tensor.full(device, [2, 3], value, dtype)
+      assert.deepEqual(plain(await tensor.read()), new Array(6).fill(expected), dtype)
+    }
+  })
+
   it('reads a single element as a number', async () => {
     const { device } = context
     using float = Tensor.full(device, [], 2.5)
@@ -253,36 +321,6 @@ forEachDevice('tensor', (context) => {
     const next = Tensor.full(context.device, [1000], 5)
     assert.deepEqual(new Set(await reading), new Set([4]))
     next.release()
-  })
-
-  it('has weights that read back as they were written', async () => {
-    const { device } = context
-    const random = new Random(3)
-    for (const storage of ['f32', 'bf16'] as const) {
-      using weight = Weight.create(device, { rows: 70, columns: 33, storage })
-      using zeros = weight.read()
-      assert.deepEqual(new Set(await zeros.read()), new Set([0]))
-      const values = random
-        .normal(70 * 33)
-        .map((value) => (storage === 'bf16' ? Math.round(value * 8) / 8 : value))
-      within(() => {
-        const source = Tensor.from(device, values, [70, 33])
-        weight.update(source.slice(0, 0, 41)).update(source.slice(0, 41, 70), 41)
-      })
-      using all = weight.read()
-      assert.deepEqual(await all.read(), values)
-      using some = weight.read(40, 3)
-      assert.deepEqual(await some.read(), values.slice(40 * 33, 43 * 33))
-      within(() => {
-        assert.throws(
-          () => weight.read(69, 2),
-          (error) => error instanceof ShapeError || error instanceof ArgumentError,
-        )
-        assert.throws(() => weight.update(Tensor.zeros(device, [1, 32])), ShapeError)
-      })
-      weight.dispose()
-      assert.throws(() => weight.native, DisposedError)
-    }
   })
 })
 

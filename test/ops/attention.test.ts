@@ -370,6 +370,28 @@ forEachDevice('attentionCached', (context) => {
     assertSameBits(pieces, whole)
   })
 
+  // One size for each width of tile that CUDA has beyond the first.
+  for (const headDim of [64, 128, 130])
+    it(`agrees with attention over the whole sequences, heads of ${headDim}`, async () => {
+      const one = new AttentionCase([37, 3], { numHeads: 2, numKeyValueHeads: 1, headDim }, 52)
+      const whole = await feed(one, [
+        [
+          [0, 37],
+          [1, 3],
+        ],
+      ])
+      assertClose(whole, one.forward(), 10 * roundingTolerance(37 + headDim), 'prefill')
+      const pieces = await feed(one, [
+        [[0, 35]],
+        [
+          [0, 1],
+          [1, 3],
+        ],
+        [[0, 1]],
+      ])
+      assertSameBits(pieces, whole)
+    })
+
   it('has the same bits for a long sequence as a whole and token by token', async () => {
     const one = new AttentionCase([531, 6], { ...sizes, headDim: 4 }, 51)
     const whole = await feed(one, [

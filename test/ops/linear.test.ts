@@ -224,7 +224,12 @@ forEachDevice(
     const bf16 = { storage: 'bf16', compute: 'bf16' } as const
 
     it('rounds both operands of the base products', async () => {
-      for (const title of ['one layer', 'beyond one tile']) {
+      for (const title of [
+        'one layer',
+        'three layers with updates on two',
+        'beyond one tile',
+        'a rank beyond one block',
+      ]) {
         const one = cases.get(title)!
         const float64 = referenceOf(title)
         const { outputs, gradients } = await run(one, context.device, {

@@ -50,6 +50,24 @@ const cases: Record<string, MixtureSizes> = {
     correction: true,
     dropout: 0.3,
   },
+  // Whole fours of every row, which CUDA takes at once.
+  'a rank of 8, shared A': {
+    ...base,
+    outFeatures: [8, 12],
+    rank: 8,
+    gate: 'router',
+    sharedA: true,
+  },
+  'a rank of 8, shared B': { ...base, outFeatures: [8], rank: 8, gate: 'router', sharedB: true },
+  'magnitude of 12 outputs': {
+    ...base,
+    outFeatures: [12],
+    experts: 1,
+    gate: 'none',
+    magnitude: true,
+    bias: true,
+    residual: true,
+  },
   'long ranks and many rows': {
     numTokens: 40,
     inFeatures: 19,

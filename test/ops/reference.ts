@@ -86,6 +86,27 @@ export function rmsNorm(x: Values, weight: Values, epsilon: number): Float64Arra
   return y
 }
 
+/** The gradients of x and of the weight: with x̂ = x rstd and g = dy weight, dx = rstd (g - x̂ mean(g x̂)). */
+export function rmsNormBackward(dy: Values, x: Values, weight: Values, epsilon: number) {
+  const size = weight.length
+  const dx = new Float64Array(x.length)
+  const dWeight = new Float64Array(size)
+  for (let begin = 0; begin < x.length; begin += size) {
+    let squares = 0
+    for (let i = 0; i < size; ++i) squares += x[begin + i] ** 2
+    const rstd = 1 / Math.sqrt(squares / size + epsilon)
+    let mean = 0
+    for (let i = 0; i < size; ++i) {
+      const normed = x[begin + i] * rstd
+      dWeight[i] += dy[begin + i] * normed
+      mean += (dy[begin + i] * weight[i] * normed) / size
+    }
+    for (let i = 0; i < size; ++i)
+      dx[begin + i] = rstd * (dy[begin + i] * weight[i] - x[begin + i] * rstd * mean)
+  }
+  return { dx, dWeight }
+}
+
 /** x [T, numHeads · headDim]; cosines and sines [P, headDim / 2] */
 export function rope(
   x: Values,

@@ -1,4 +1,4 @@
-import { it } from 'mocha'
+import { describe, it } from 'mocha'
 import type { Device } from '../../lib/device.js'
 import { rmsNorm } from '../../lib/ops/rms-norm.js'
 import { Tensor } from '../../lib/tensor.js'
@@ -7,10 +7,26 @@ import { forEachDevice } from '../devices.js'
 import { evaluate } from '../evaluate.js'
 import { Random } from '../random.js'
 import { assertSameAtAnyThreads } from '../threads.js'
-import { centralDifferences, combine, rmsNorm as reference } from './reference.js'
+import { centralDifferences, combine, rmsNorm as reference, rmsNormBackward } from './reference.js'
 import { forwardBackward, forwardPass, frozenParameter, trainedParameter } from './tape.js'
 
 const epsilon = 1e-3
+
+describe('the float64 reference of rmsNorm', () => {
+  it('has the gradients that central differences give', () => {
+    const random = new Random(12)
+    const inputs = { x: random.normal(21), weight: random.normal(7) }
+    const dy = random.normal(21)
+    const differences = centralDifferences(
+      ({ x, weight }) => [reference(x, weight, epsilon)],
+      inputs,
+      [dy],
+    )
+    const { dx, dWeight } = rmsNormBackward(dy, inputs.x, inputs.weight, epsilon)
+    assertClose(dx, differences.x, 1e-8, 'dx')
+    assertClose(dWeight, differences.weight, 1e-8, 'dWeight')
+  })
+})
 
 forEachDevice('rmsNorm', (context) => {
   for (const [what, rows, width, size] of [
@@ -52,6 +68,32 @@ forEachDevice('rmsNorm', (context) => {
         roundingTolerance((rows * width) / size),
         'dWeight',
       )
+    })
+
+  // Whole fours or not, and rows too long for one warp of CUDA's.
+  for (const [rows, width] of [
+    [6, 40],
+    [3, 1028],
+    [3, 1301],
+  ])
+    it(`of ${rows} rows of ${width} and its gradients agree with float64`, async () => {
+      const random = new Random(width)
+      const [values, weight, dy] = [rows * width, width, rows * width].map((n) => random.normal(n))
+      const { y, dx, dWeight } = await evaluate(() => {
+        const x = Tensor.from(context.device, values, [rows, width])
+        const parameter = trainedParameter(context.device, weight, [width], new Float32Array(width))
+        const { outputs, gradients } = forwardBackward(
+          context.device,
+          [x],
+          (pass) => [rmsNorm(pass, x, parameter, epsilon)],
+          [dy],
+        )
+        return { y: outputs[0], dx: gradients[0]!, dWeight: parameter.gradient! }
+      })
+      const expected = rmsNormBackward(dy, values, weight, epsilon)
+      assertClose(y, reference(values, weight, epsilon), roundingTolerance(width), 'y')
+      assertClose(dx, expected.dx, roundingTolerance(width), 'dx')
+      assertClose(dWeight, expected.dWeight, roundingTolerance(rows), 'dWeight')
     })
 
   it('agrees with float64 on many rows, whose weight gradient is summed in blocks', async () => {

@@ -17,13 +17,14 @@ interface RouterCase {
   readonly biased?: boolean
 }
 
-// One expert a lane, several, and many; rows beyond one block of a sum.
+// One expert a lane, several, and many, some and all of them chosen; rows beyond one block of a sum.
 const cases: readonly RouterCase[] = [
   { rows: 5, mixtures: 1, experts: 1, topK: 1 },
   { rows: 9, mixtures: 3, experts: 5, topK: 2, biased: true },
   { rows: 130, mixtures: 1, experts: 3, topK: 2 },
   { rows: 4, mixtures: 2, experts: 33, topK: 33, absolute: true },
   { rows: 2, mixtures: 1, experts: 150, topK: 9 },
+  { rows: 3, mixtures: 1, experts: 131, topK: 131 },
 ]
 
 const scale = 1.3

@@ -46,6 +46,7 @@ struct Index3 {
 
 struct GridShape {
   const char* name = "";
+  const void* kernel = nullptr;
   Index3 grid, block;
   size_t dynamic_shared = 0;
   size_t shared_limit = 0;  // bytes that a block of this tier may have
@@ -54,6 +55,9 @@ struct GridShape {
 
 // Empty, or the report of what went wrong.
 std::string run_grid(const GridShape& shape, const std::function<void()>& body);
+
+// Of a grid that has run to its end.
+void note_launched(const void* kernel);
 
 struct Thread;
 struct Block;

@@ -522,12 +522,12 @@ cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
   return enqueue(stream, [=](cudaError_t& error) {
-    if (error == cudaSuccess) std::memcpy(to, from, bytes);
+    if (error == cudaSuccess && bytes > 0) std::memcpy(to, from, bytes);  // null goes with 0
   });
 }
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
   return enqueue(stream, [=](cudaError_t& error) {
-    if (error == cudaSuccess) std::memset(data, value, bytes);
+    if (error == cudaSuccess && bytes > 0) std::memset(data, value, bytes);
   });
 }
 

@@ -260,6 +260,7 @@ std::string run_grid(const GridShape& shape, const std::function<void()>& body) 
     for (unsigned z = 0; z < shape.grid.z; ++z)
       for (unsigned y = 0; y < shape.grid.y; ++y)
         for (unsigned x = 0; x < shape.grid.x; x += shape.cluster) run_cluster(shape, {x, y, z});
+    note_launched(shape.kernel);
     return "";
   } catch (const GridFailed& failure) {
     current = nullptr;
