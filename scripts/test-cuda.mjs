@@ -2,8 +2,8 @@
 //
 // Everything about CUDA's kernels. What nvcc says, the programs of test/cuda (on the device too where there is one), the
 // mutants, the operation tests once for each way in which the emulator may schedule what is asynchronous, in race mode
-// and under the sanitizers, and whether every kernel of the library was among what they ran. What has gone well is written down in build/cuda-tests.jsonl, so that a run
-// that was stopped goes on where it was, as long as the sources are the same.
+// and under the sanitizers, and whether every kernel was among what they ran. What has gone well is written down in
+// build/cuda-tests.jsonl, so that a run that was stopped goes on where it was, as long as the sources are the same.
 //
 //   --gates      only what every change must pass: nvcc, the programs, and most operations in race mode
 //   --only TEXT  the units whose names contain this: 'race', 'sanitized', 'mutant', 'linear'
