@@ -18,12 +18,12 @@ const libraries = {
   sanitized: 'polylora_cuda_sanitized',
 }
 
-/** Builds the emulated device and the programs; false where there is no cmake. */
-export function buildEmulated(builds = Object.keys(libraries)) {
-  return buildTargets(
-    'The CUDA emulator',
-    builds.flatMap((build) => [libraries[build], `cuda_tests_${build}`]),
-  )
+/** Builds the emulated device, and the programs of test/cuda in some of its builds; false where there is no cmake. */
+export function buildEmulated(builds, ofPrograms = builds) {
+  return buildTargets('The CUDA emulator', [
+    ...builds.map((build) => libraries[build]),
+    ...ofPrograms.map((build) => `cuda_tests_${build}`),
+  ])
 }
 
 /** What a process needs to load a library built for the sanitizers. */

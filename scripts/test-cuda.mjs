@@ -5,7 +5,7 @@
 // and under the sanitizers, and whether every kernel was among what they ran. What has gone well is written down in
 // build/cuda-tests.jsonl, so that a run that was stopped goes on where it was, as long as the sources are the same.
 //
-//   --gates      only what every change must pass: nvcc, the programs, and most operations in race mode
+//   --gates      only what every change must pass: nvcc, the programs, and most operations in race mode and sanitized
 //   --only TEXT  the units whose names contain this: 'race', 'sanitized', 'mutant', 'linear'
 //   --fresh      all of them again
 //   --list       their names
@@ -58,9 +58,9 @@ const operationTests = [
   'test/weight.test.ts',
   'test/autograd.test.ts',
 ]
-/** Those that take minutes in race mode. */
-const slowTests = ['attention', 'head-cross-entropy', 'linear', 'sample'].map(
-  (name) => `test/ops/${name}.test.ts`,
+/** Those that take no minute in race mode. */
+const quickTests = operationTests.filter(
+  (file) => !/(attention|head-cross-entropy|linear|sample)\.test\.ts$/.test(file),
 )
 
 /** A piece of the whole: the emulator's builds that it needs, and what gives `{ passed, failed, skipped }`. */
@@ -94,19 +94,35 @@ function allUnits(key) {
 }
 
 async function runGates() {
+  // Under the sanitizers the operations alone: a minute less to compile.
+  if (!(await buildEmulated(['plain', 'race', 'sanitized'], ['plain', 'race']))) {
+    console.log('CUDA: skipped, since the emulator needs cmake')
+    return [{ skipped: 1 }]
+  }
   return [
     await checkNvcc(),
     ...(await runOnDevice()),
     ...(await runCudaPrograms('plain')),
     ...(await runCudaPrograms('race')),
-    await runEmulated(
-      'race',
-      operationTests.filter((file) => !slowTests.includes(file)),
-    ),
+    ...(await Promise.all(['race', 'sanitized'].map((build) => runEmulated(build, quickTests)))),
   ]
 }
 
+/** The tests that mocha's arguments name, in every build and mode. */
+async function runFiles(args) {
+  await requireEmulated(variants.map(({ build }) => build))
+  const totals = []
+  for (const { build, mode } of variants) totals.push(await runEmulated(build, args, mode))
+  return totals
+}
+
+async function requireEmulated(builds) {
+  if (builds.length > 0 && !(await buildEmulated([...new Set(builds)])))
+    throw new ScriptError('cmake is not on the PATH: it builds the emulator.')
+}
+
 async function runUnits(units, key, fresh) {
+  await requireEmulated(units.flatMap((each) => each.builds))
   const ledger = new Ledger(join(root, 'build/cuda-tests.jsonl'), key, { fresh })
   const done = units.filter(({ name }) => ledger.find(name)).length
   console.log(`${units.length} units, of which ${done} are done`)
@@ -134,19 +150,11 @@ runMain(async () => {
     return
   }
   await bootstrap()
-  const builds = new Set(values.gates ? ['plain', 'race'] : units.flatMap((each) => each.builds))
-  const isBuilt = builds.size === 0 || (await buildEmulated([...builds]))
-  let totals
-  if (values.gates) {
-    if (!isBuilt) console.log('CUDA: skipped, since the emulator needs cmake')
-    totals = isBuilt ? await runGates() : [{ skipped: 1 }]
-  } else {
-    if (!isBuilt) throw new ScriptError('cmake is not on the PATH: it builds the emulator.')
-    totals = []
-    if (isOfFiles)
-      for (const { build, mode } of variants) totals.push(await runEmulated(build, args, mode))
-    else totals = await runUnits(units, key, values.fresh)
-  }
+  const totals = values.gates
+    ? await runGates()
+    : isOfFiles
+      ? await runFiles(args)
+      : await runUnits(units, key, values.fresh)
   const all = sum(totals)
   console.log(closingLine(all))
   if (all.failed > 0) process.exitCode = 1
