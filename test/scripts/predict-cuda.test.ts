@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, it } from 'mocha'
-import { card, casesOf, occupancy, predict } from '../../scripts/predict-cuda.mjs'
+import { familyOf } from '../../scripts/predict-cuda.mjs'
+import { card, occupancy, predict } from '../../scripts/predict/card.mjs'
+import { casesOf } from '../../scripts/predict/cases.mjs'
 
 describe('predict-cuda', () => {
   it('knows how many blocks a processor holds', () => {
@@ -32,12 +34,30 @@ describe('predict-cuda', () => {
     assert.equal(cycles(132 * 8), 8000)
   })
 
+  it('knows what a mangled kernel is an instance of', () => {
+    const file = '_GLOBAL__N__9a339b8f_7_copy_cu_11e159dc'
+    const within = `_ZN8polylora4cuda${file.length}${file}`
+    for (const [mangled, family] of [
+      [`${within}12adamw_kernelENS1_5BatchE`, 'adamw_kernel'],
+      [`${within}15rms_norm_kernelILi32ELb1EEEvNS0_4RowsE`, 'rms_norm_kernel'],
+      [
+        `_ZN8polylora4cuda19each_element_kernelINS0_${file.length}${file}4CopyIhiEEEEvlT_`,
+        'each_element_kernel, Copy',
+      ],
+      [
+        '_ZN8polylora4cuda19each_element_kernelINS0_10RoundHeadsEEEvlT_',
+        'each_element_kernel, RoundHeads',
+      ],
+    ])
+      assert.equal(familyOf(mangled), family)
+  })
+
   it('takes the wgmma kernel for the products where nvcc has made one', () => {
     const one = { registers: 168, shared: 0 }
     const names = (use: (pattern: RegExp) => object | undefined) =>
       casesOf(use)['frozen:8192,4096,4096'].map(({ kernel }: { kernel: string }) => kernel)
     const without = names((pattern) => (pattern.source.includes('sm90') ? undefined : one))
-    const rounding = 'each_element'
+    const rounding = 'each_element, Round'
     assert.deepEqual(without, [rounding, 'matmul_bf16, nt', rounding, 'matmul_bf16, nn'])
     assert.equal(names(() => one).filter((name: string) => name.includes('sm90')).length, 2)
   })
