@@ -1,34 +1,37 @@
-// y[n] += sum_t x[t,n]. Accumulates. Eight rows at a time side by side, then the eight in order.
-#include "cuda/launch.h"
+// y[n] += sum_t x[t,n]. Accumulates, summed as column_sums.h says.
+#include "cuda/column_sums.h"
 #include "cuda/operations.h"
 #include "cuda/rows.h"
 
 namespace polylora::cuda {
 namespace {
 
-constexpr int kColumns = 32, kRows = 8;
+struct ElementTerm {
+  Rows x;
+  __device__ float operator()(float sum, int64_t, int64_t t, int64_t column) const {
+    return sum + x.at(t)[column];
+  }
+};
+struct ElementStore {
+  float* y;
+  __device__ void operator()(int64_t, int64_t column, float total) const { y[column] += total; }
+};
 
-__global__ void __launch_bounds__(kColumns* kRows) column_sum_kernel(Rows x, float* y) {
-  PL_SHARED(float, sums, kColumns* kRows);
-  const int64_t column = int64_t(blockIdx.x) * kColumns + threadIdx.x % kColumns;
-  float sum = 0;
-  if (column < x.length)
-    for (int64_t t = threadIdx.x / kColumns; t < x.count; t += kRows) sum += x.at(t)[column];
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.x >= kColumns || column >= x.length) return;
-  float total = 0;
-  for (int i = 0; i < kRows; ++i) total += sums[i * kColumns + threadIdx.x];
-  y[column] += total;
+ColumnSums sums_of(const Rows& x, void* workspace) {
+  return {1, x.count, x.length, static_cast<float*>(workspace)};
 }
 
 }  // namespace
 
+uint64_t workspace_column_sum(const Stream&, const pl_column_sum_args& args) {
+  return sums_of(rows_of(args.x), nullptr).workspace_bytes();
+}
+
 void run_column_sum(Stream& stream, const pl_column_sum_args& args) {
   const Rows x = rows_of(args.x);
-  if (x.count == 0) return;
-  launch(stream, {blocks_for(x.length, kColumns), kColumns * kRows}, column_sum_kernel, x,
-         static_cast<float*>(args.y.data));
+  if (x.count > 0)
+    sum_columns(stream, sums_of(x, args.header.workspace), ElementTerm{x},
+                ElementStore{static_cast<float*>(args.y.data)});
 }
 
 }  // namespace polylora::cuda

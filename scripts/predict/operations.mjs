@@ -89,12 +89,14 @@ export function operationsOf(use) {
       width,
       8 * tokens * width,
     ),
-    [`column-sum:${tokens},${width}`]: [
-      launch('column_sum', '', up(width, 32), 256, {
-        memory: 4 * tokens * width,
-        exposed: loop(tokens / 8),
-      }),
-    ],
+    [`column-sum:${tokens},${width}`]: sums(
+      'ElementTerm',
+      'ElementStore',
+      1,
+      tokens,
+      width,
+      4 * tokens * width,
+    ),
     [`scale-columns:${tokens},${width}`]: [
       each('ScaleColumns', (tokens * width) / 4, 8 * tokens * width),
       each('ScaleColumns', (tokens * width) / 4, 8 * tokens * width),
