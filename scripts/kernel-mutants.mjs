@@ -2,7 +2,7 @@
 // is built anew, and the tests that are named, a program of test/cuda or a file of operation tests
 // on the emulator, must fail by the detector that is named.
 // test/cuda/mutations does the same with small kernels of its own, for many more bugs.
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { root } from './bootstrap.mjs'
 import { runMocha } from './mocha.mjs'
@@ -191,32 +191,32 @@ const mutants = [
   },
   {
     name: 'the shrink waits for one group too few',
-    file: 'cuda/product_narrow.cu',
-    from: `ptx::cp_async_wait<kStages - 2>();
+    file: 'cuda/product_shrink.cu',
+    from: `ptx::cp_async_wait<kNarrowStages - 2>();
     __syncthreads();  // the step is here, and nobody reads the stage that is filled next
-    fetch(step + kStages - 1);
+    fetch(step + kNarrowStages - 1);
     float* const x = stage_of(step);`,
-    to: `ptx::cp_async_wait<kStages - 1>();
+    to: `ptx::cp_async_wait<kNarrowStages - 1>();
     __syncthreads();
-    fetch(step + kStages - 1);
+    fetch(step + kNarrowStages - 1);
     float* const x = stage_of(step);`,
     program: 'product_narrow_test',
     found: { plain: 'unfinished', race: 'in flight' },
   },
   {
     name: 'the narrow gradient without a barrier between steps',
-    file: 'cuda/product_narrow.cu',
+    file: 'cuda/product_gradient.cu',
     from: `__syncthreads();  // the step is here, and nobody reads the stage that is filled next
-    fetch(step + kStages - 1);
+    fetch(step + kNarrowStages - 1);
     float* const wides`,
-    to: `fetch(step + kStages - 1);
+    to: `fetch(step + kNarrowStages - 1);
     float* const wides`,
     program: 'product_narrow_test',
     found: { plain: 'values', race: 'never written' },
   },
   {
     name: 'the shrink multiplies before its tile is dropped out',
-    file: 'cuda/product_narrow.cu',
+    file: 'cuda/product_shrink.cu',
     from: `step * kStep);
       __syncthreads();`,
     to: 'step * kStep);',
@@ -225,7 +225,7 @@ const mutants = [
   },
   {
     name: 'the slices of the shrink leave their sums where others multiply',
-    file: 'cuda/product_narrow.cu',
+    file: 'cuda/product_shrink.cu',
     from: '__syncthreads();  // the stages are free',
     to: '',
     program: 'product_narrow_test',
@@ -233,7 +233,7 @@ const mutants = [
   },
   {
     name: 'the narrow gradient forgets a chunk of the rows',
-    file: 'cuda/product_narrow.cu',
+    file: 'cuda/product_gradient.cu',
     from: 'for (int64_t chunk = 1;',
     to: 'for (int64_t chunk = 2;',
     program: 'product_narrow_test',
@@ -301,6 +301,7 @@ async function buildMutant(mutant, build) {
     )
   const folder = join(root, 'build/kernel-mutants', `${mutants.indexOf(mutant)}-${build}`)
   const mutated = join(folder, file)
+  rmSync(folder, { recursive: true, force: true }) // what lies there hides originals
   mkdirSync(dirname(mutated), { recursive: true })
   writeFileSync(
     mutated,

@@ -1,7 +1,7 @@
 // What scripts/gpu times: the launches of every case of benchmark/cuda/cases.cc, by the same names.
 import { eachElement, latency, up } from './card.mjs'
 
-/** product_narrow.cu: the copies of two steps are under way. */
+/** product_narrow.h: the copies of two steps are under way. */
 export const inFlight = 2
 /** The tensor cores' work on operands of tf32, in that on bf16. */
 const tf32 = 2
@@ -38,7 +38,7 @@ export function casesOf(use) {
     memory: 2 * (m * k + n * k) + 4 * m * n,
     cache: up(m, 128) * up(n, 256) * (128 + (m > 128 ? 128 : 256)) * k * 2,
   })
-  /** product_narrow.cu, x w in tf32: 32 rows by at most 64 columns a block, steps of 64, of which a warp has eight. */
+  /** product_shrink.cu in tf32: 32 rows by at most 64 columns a block, steps of 64, of which a warp has eight. */
   const shrink = (layout, m, n, k) => {
     const columns = n <= 16 ? 16 : n <= 32 ? 32 : 64
     const stage = (32 + columns) * 68 * 4
@@ -58,7 +58,7 @@ export function casesOf(use) {
       cache: up(n, columns) * 4 * m * k + up(m, 32) * 4 * n * k,
     }
   }
-  /** x^T w there, of k rows: 256 columns of the wide side by 16 or 32 a block, 512 rows or more in steps of 16. */
+  /** product_gradient.cu, of k rows: 256 columns of the wide side by 16 or 32 a block, 512 rows or more in steps of 16. */
   const gradient = (wide, narrow, k) => {
     const columns = narrow <= 16 ? 16 : 32
     const tiles = up(wide, 256) * up(narrow, columns)

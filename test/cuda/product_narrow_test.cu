@@ -2,7 +2,9 @@
 // for bit against integers, whose products and sums are exact in any order, and against float64.
 #include <cstring>
 
+#include "cuda/product_gradient.cu"
 #include "cuda/product_narrow.cu"
+#include "cuda/product_shrink.cu"
 #include "cuda_test.h"
 #include "mask.h"
 
