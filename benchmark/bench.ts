@@ -11,10 +11,9 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { format, resolveConfig } from 'prettier'
 import { root } from '../scripts/bootstrap.mjs'
-import { findProgram, run, ScriptError } from '../scripts/run.mjs'
+import { findProgram, parseOptions, run, ScriptError } from '../scripts/run.mjs'
 import { Device } from '../lib/device.js'
 import {
   type Case,
@@ -52,7 +51,7 @@ const say = (text: string) => {
 }
 
 function options() {
-  const { values } = parseArgs({
+  const { values } = parseOptions({
     options: {
       only: { type: 'string' },
       dtype: { type: 'string' },

@@ -1,6 +1,7 @@
 // What a long run of tests has done, kept beside what was built: a run that was stopped goes on where it was.
 import { appendFileSync, mkdirSync, readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { ScriptError } from './run.mjs'
 
 /**
  * One unit of work that came to its end. cpuSeconds is the processor's time of whatever ended since the entry before:
@@ -65,6 +66,20 @@ export class Ledger {
       }
     }
   }
+}
+
+/**
+ * The units whose names contain the text.
+ *
+ * @template {{ readonly name: string }} Unit
+ * @param {readonly Unit[]} units
+ * @param {string} text
+ * @returns {Unit[]}
+ */
+export function unitsNamed(units, text) {
+  const chosen = units.filter(({ name }) => name.includes(text))
+  if (chosen.length > 0) return chosen
+  throw new ScriptError(`no unit's name contains ${JSON.stringify(text)}; --list prints them.`)
 }
 
 let counted = 0

@@ -2,10 +2,37 @@
 import { spawn } from 'node:child_process'
 import { accessSync, constants, statSync } from 'node:fs'
 import { delimiter, isAbsolute, join } from 'node:path'
+import { parseArgs } from 'node:util'
 
 /** A failure whose message says everything the user needs: no stack is printed for it. */
 export class ScriptError extends Error {
   name = 'ScriptError'
+}
+
+/** As parseArgs; a command line that does not fit is a ScriptError, which names the options that there are. */
+export const parseOptions = /** @type {typeof parseArgs} */ (
+  (config) => {
+    try {
+      return parseArgs(config)
+    } catch (error) {
+      if (!String(error?.code).startsWith('ERR_PARSE_ARGS')) throw error
+      const names = Object.keys(config?.options ?? {}).map((name) => `--${name}`)
+      throw new ScriptError(`${error.message.split('.')[0]}; the options are ${names.join(', ')}.`)
+    }
+  }
+)
+
+/**
+ * An option's text as a whole number; anything else is a ScriptError.
+ *
+ * @param {string} name
+ * @param {string} text
+ * @param {number} [least]
+ */
+export function wholeNumber(name, text, least = 0) {
+  const value = /^\d{1,15}$/.test(text) ? Number(text) : NaN
+  if (value >= least) return value
+  throw new ScriptError(`${name} takes a whole number from ${least}, not ${JSON.stringify(text)}.`)
 }
 
 /** The path of a program on PATH, or undefined. */

@@ -13,7 +13,6 @@
 // Arguments with a file of operation tests among them are mocha's: these tests then run alone, in every build and mode.
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { bootstrap, root } from './bootstrap.mjs'
 import {
   buildEmulated,
@@ -25,8 +24,8 @@ import {
 } from './cuda.mjs'
 import { kernelMutants } from './kernel-mutants.mjs'
 import { noteLaunched } from './launched-kernels.mjs'
-import { Ledger, runUnit } from './ledger.mjs'
-import { runMain, ScriptError } from './run.mjs'
+import { Ledger, runUnit, unitsNamed } from './ledger.mjs'
+import { parseOptions, runMain, ScriptError } from './run.mjs'
 import { hashInputs } from './stamp.mjs'
 import { closingLine, sum } from './totals.mjs'
 
@@ -134,7 +133,7 @@ async function runUnits(units, key, fresh) {
 runMain(async () => {
   const args = process.argv.slice(2)
   const isOfFiles = args.some((arg) => arg.endsWith('.ts'))
-  const { values } = parseArgs({
+  const { values } = parseOptions({
     args: isOfFiles ? [] : args,
     options: {
       gates: { type: 'boolean', default: false },
@@ -144,7 +143,7 @@ runMain(async () => {
     },
   })
   const key = hashSources()
-  const units = allUnits(key).filter(({ name }) => name.includes(values.only))
+  const units = unitsNamed(allUnits(key), values.only)
   if (values.list) {
     for (const { name } of units) console.log(name)
     return

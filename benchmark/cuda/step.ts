@@ -10,7 +10,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { parseOptions } from '../../scripts/run.mjs'
 import { type Case, quickCases, rank, writeCase } from '../cases.js'
 import { median } from '../record.js'
 import { Side, type SideOptions } from '../side.js'
@@ -34,7 +34,7 @@ const qwen7b: Case = {
 }
 const steps = 6
 
-const { values } = parseArgs({
+const { values } = parseOptions({
   options: {
     python: { type: 'string' },
     device: { type: 'string', default: 'cuda' },

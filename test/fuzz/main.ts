@@ -14,12 +14,12 @@
  */
 
 import { availableParallelism } from 'node:os'
-import { parseArgs } from 'node:util'
+import { parseOptions, ScriptError, wholeNumber } from '../../scripts/run.mjs'
 import { allParts } from './parts.js'
 import { type FuzzOptions, fuzzOptions, problemsOf, replay } from './runner.js'
 import type { Sanitizer } from './sanitizer.js'
 
-const { values } = parseArgs({
+const { values } = parseOptions({
   options: {
     part: { type: 'string', default: '' },
     seed: { type: 'string', default: '1' },
@@ -30,10 +30,15 @@ const { values } = parseArgs({
   },
 })
 
+const seed = wholeNumber('--seed', values.seed)
+const jobs = wholeNumber('--jobs', values.jobs, 1)
+const most = values.rounds === undefined ? Infinity : wholeNumber('--rounds', values.rounds, 1)
+const { sanitizer } = values
+
 /** Whether the round went well. */
 async function repeat(round: number, options: FuzzOptions): Promise<boolean> {
   const part = allParts().find(({ name }) => name === values.part)
-  if (part === undefined) throw new Error(`there is no part ${JSON.stringify(values.part)}`)
+  if (part === undefined) throw new ScriptError(`there is no part ${JSON.stringify(values.part)}`)
   const { problem, output } = await replay(part, round, options)
   console.log(output.trimEnd())
   if (problem !== null) console.log(problem)
@@ -44,13 +49,13 @@ async function repeat(round: number, options: FuzzOptions): Promise<boolean> {
 async function runAll(options: FuzzOptions): Promise<boolean> {
   const waiting = allParts().filter(({ name }) => name.includes(values.part))
   if (waiting.length === 0)
-    throw new Error(`no part's name contains ${JSON.stringify(values.part)}`)
+    throw new ScriptError(`no part's name contains ${JSON.stringify(values.part)}`)
   const began = performance.now()
   let [passed, failed] = [0, 0]
   const lane = async () => {
     for (let part = waiting.shift(); part !== undefined; part = waiting.shift()) {
       const start = performance.now()
-      const rounds = Math.min(part.rounds, Number(values.rounds ?? Infinity))
+      const rounds = Math.min(part.rounds, most)
       const problems = await problemsOf(part, [0, rounds], options)
       const seconds = ((performance.now() - start) / 1000).toFixed(1)
       console.log(`  ${problems.length === 0 ? '✔' : '✘'} ${part.name} (${seconds} s)`)
@@ -59,15 +64,16 @@ async function runAll(options: FuzzOptions): Promise<boolean> {
       else ++failed
     }
   }
-  await Promise.all(Array.from({ length: Number(values.jobs) }, lane))
+  await Promise.all(Array.from({ length: jobs }, lane))
   console.log(`${((performance.now() - began) / 1000).toFixed(0)} s`)
   console.log(`${passed} passed, ${failed} failed`)
   return failed === 0
 }
 
-const { sanitizer } = values
-console.log(`seed ${values.seed}${sanitizer === undefined ? '' : `, ${sanitizer}`}`)
-const options = fuzzOptions(Number(values.seed), sanitizer as Sanitizer | undefined)
+console.log(`seed ${seed}${sanitizer === undefined ? '' : `, ${sanitizer}`}`)
+const options = fuzzOptions(seed, sanitizer as Sanitizer | undefined)
 const isWell =
-  values.round === undefined ? await runAll(options) : await repeat(Number(values.round), options)
+  values.round === undefined
+    ? await runAll(options)
+    : await repeat(wholeNumber('--round', values.round), options)
 if (!isWell) process.exitCode = 1

@@ -4,6 +4,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { ScriptError } from '../../scripts/run.mjs'
 
 export type Sanitizer = 'asan' | 'tsan'
 
@@ -29,7 +30,9 @@ const sanitizers = {
 /** @throws if there is no cmake, no such library, or the addon does not build */
 export function sanitizerEnvironment(sanitizer: Sanitizer): NodeJS.ProcessEnv {
   if (!Object.hasOwn(sanitizers, sanitizer))
-    throw new Error(`--sanitizer takes ${Object.keys(sanitizers).join(' or ')}, not ${sanitizer}`)
+    throw new ScriptError(
+      `--sanitizer takes ${Object.keys(sanitizers).join(' or ')}, not ${sanitizer}`,
+    )
   const { library, options } = sanitizers[sanitizer]
   const compiler = process.env.CXX ?? 'c++'
   const path = execFileSync(compiler, [`-print-file-name=${library}`], { encoding: 'utf8' }).trim()

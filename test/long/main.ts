@@ -16,8 +16,8 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism, cpus, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseArgs } from 'node:util'
-import { type Entry, Ledger, runUnit } from '../../scripts/ledger.mjs'
+import { type Entry, Ledger, runUnit, unitsNamed } from '../../scripts/ledger.mjs'
+import { parseOptions, wholeNumber } from '../../scripts/run.mjs'
 import { hashInputs } from '../../scripts/stamp.mjs'
 import { closingLine, isSuccess, sum } from '../../scripts/totals.mjs'
 import { allParts } from '../fuzz/parts.js'
@@ -36,7 +36,7 @@ interface Unit {
   run(): Promise<Totals>
 }
 
-const { values } = parseArgs({
+const { values } = parseOptions({
   options: {
     only: { type: 'string', default: '' },
     fresh: { type: 'boolean', default: false },
@@ -45,7 +45,8 @@ const { values } = parseArgs({
     jobs: { type: 'string', default: String(availableParallelism()) },
   },
 })
-const seed = Number(values.seed)
+const seed = wholeNumber('--seed', values.seed)
+const jobs = wholeNumber('--jobs', values.jobs, 1)
 
 // ---- Faults and endurance ----
 
@@ -140,7 +141,7 @@ async function main(): Promise<void> {
     ...fuzzUnits('asan'),
     ...fuzzUnits('tsan'),
   ]
-  const units = all.filter(({ name }) => name.includes(values.only))
+  const units = unitsNamed(all, values.only)
   if (values.list) {
     for (const { name } of units) console.log(name)
     return
@@ -162,7 +163,7 @@ async function main(): Promise<void> {
     for (let unit = waiting.shift(); unit !== undefined; unit = waiting.shift())
       entries.push(await runUnit(unit, ledger))
   }
-  await Promise.all(Array.from({ length: Number(values.jobs) }, lane))
+  await Promise.all(Array.from({ length: jobs }, lane))
   const minutes = (key: 'seconds' | 'cpuSeconds') =>
     (entries.reduce((sum, entry) => sum + entry[key], 0) / 60).toFixed(1)
   console.log(
