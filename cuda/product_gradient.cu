@@ -5,8 +5,8 @@
 namespace polylora::cuda {
 namespace {
 
-// A block has kWide columns of the wide operand, kNarrow of the other, and a chunk of
-// rows; a warp has 64 of the wide ones.
+// A block has kWide columns of the wide operand, kNarrow of the other, and a chunk of rows; a warp
+// has 64 of the wide ones.
 
 // Rows are cut where they are many and the columns make too few blocks for a large device, not so
 // often that writing the chunks' sums would cost what it gains.

@@ -12,10 +12,17 @@ export function ending({ code, signal }) {
   return signal ? `ended by ${signal}` : `exit code ${code}`
 }
 
+/** The lines of skipped tests, which say why. */
+const pendingIn = (output) =>
+  output
+    .split('\n')
+    .filter((line) => /^ +- /.test(line))
+    .join('\n')
+
 /**
  * @param {readonly string[]} args files and options
  * @param {{ env?: Record<string, string>, quiet?: boolean | 'always', parallel?: boolean }} [options] variables to add;
- *   `quiet` shows the output if something failed, or never; `parallel` runs files side by side
+ *   `quiet` shows the output if something failed, else what was skipped, or never; `parallel` runs files side by side
  * @returns {Promise<{ passed?: number, failed: number, skipped?: number, output: string }>}
  */
 export async function runMocha(args, { env = {}, quiet = false, parallel = false } = {}) {
@@ -38,6 +45,7 @@ export async function runMocha(args, { env = {}, quiet = false, parallel = false
       return { failed: 1, output: result.output }
     }
     if (quiet === true && totals.failed > 0) console.log(result.output)
+    else if (quiet === true && totals.skipped > 0) console.log(pendingIn(result.output))
     if (result.code === 0 || totals.failed > 0) return { ...totals, output: result.output }
     console.log(`mocha failed after its tests had passed (${ending(result)})`)
     return { ...totals, failed: 1, output: result.output }
