@@ -18,6 +18,8 @@ export async function runProgram(program, { env = {}, note = '' } = {}) {
   const printed = parseClosingLine(result.output)
   const good = result.code === 0 && (printed === null || printed.failed === 0)
   if (!good) console.log(result.output.trimEnd())
+  else
+    for (const [reason] of result.output.matchAll(/^skipped: .*$/gm)) console.log(`  - ${reason}`)
   const what = printed ? `${printed.passed} checks` : 'one check'
   console.log(`  ${good ? '✔' : '✘'} ${basename(program)}${note} (${good ? what : ending(result)})`)
   if (good) return printed ?? { passed: 1 }
