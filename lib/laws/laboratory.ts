@@ -17,7 +17,7 @@ import { readConfig } from '../models/index.js'
 import type { Tokenizer } from '../text/index.js'
 import { declareAdapter, type DeclaredMethod, methodSchema } from '../train/method.js'
 import { train } from '../train/train.js'
-import type { StepReport } from '../train/trainer.js'
+import type { StepReport } from '../train/step-report.js'
 import { successiveHalving, type Trial } from './halving.js'
 import { mixingOf, sourcesOf } from './mixture.js'
 import {

@@ -11,7 +11,8 @@ import type { Mixing } from './mixing-options.js'
 import type { TrainConfig } from './options.js'
 import { scheduleFactor } from './schedule.js'
 import { SkippedSteps } from './skipped-steps.js'
-import { type StepReport, Trainer } from './trainer.js'
+import type { StepReport } from './step-report.js'
+import { Trainer } from './trainer.js'
 import { tokenLosses } from './validation.js'
 
 /** What DoReMi found, and the tokens that it cost. */

@@ -2,7 +2,7 @@ import { completeLines } from '../complete-lines.js'
 import { CheckpointError } from '../errors.js'
 import { type AppendFile, type FileSystem, nodeFileSystem, whatToDo } from '../file-system.js'
 import type { RoutingReport } from './routing.js'
-import type { StepReport } from './trainer.js'
+import type { StepReport } from './step-report.js'
 
 /** One optimiser step, as a line of metrics.jsonl. What is not finite is written as null. */
 export interface StepMetrics {

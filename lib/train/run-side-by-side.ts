@@ -16,7 +16,7 @@ import type { RunOptions, RunResult } from './run.js'
 import { type Json, metricsName, openRunFolder, type RunFolder, withWayOn } from './run-folder.js'
 import { SideBySideTrainer } from './side-by-side.js'
 import { restoreTrainingState, saveTrainingState, trainingStateBytes } from './state.js'
-import type { StepReport } from './trainer.js'
+import type { StepReport } from './step-report.js'
 import { validationLoss, type ValidationLoss } from './validation.js'
 
 type SideBySideConfig = TrainConfig & { readonly method: SideBySideMethod }

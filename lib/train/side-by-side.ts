@@ -7,11 +7,11 @@ import type { LowRankRows } from '../ops/linear.js'
 import type { RoutingRows } from '../ops/pass.js'
 import { Scope, scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
-import { LossSums } from './loss-sums.js'
 import { AdamW } from './optimizer.js'
 import { countRouters, RoutingMonitor, routingRows } from './routing.js'
 import { trainMicroBatch } from './step.js'
-import type { StepReport, TrainerOptions } from './trainer.js'
+import { finishStep, type StepReport } from './step-report.js'
+import type { TrainerOptions } from './trainer.js'
 
 /** An adapter with everything that is its own: gradients, moments, clipping, skipped steps, routers' figures. */
 interface Lane {
@@ -110,7 +110,14 @@ export class SideBySideTrainer {
         // Queueing takes time in proportion to the layers: let the event loop breathe between micro-batches.
         await new Promise((resolve) => setImmediate(resolve))
       }
-      const reports = await Promise.all(steps.map((one) => this.#finish(one, step)))
+      const reports = await Promise.all(
+        steps.map(({ lane, plan, factor, tokens, losses }) =>
+          finishStep({ step, plan, tokens, losses, monitor: lane.monitor }, lane.optimizer, {
+            factor,
+            learningRate: this.#options.learningRate,
+          }),
+        ),
+      )
       return new Map(reports.map((report, i) => [steps[i].lane.name, report]))
     } finally {
       for (const { losses } of steps) losses.release()
@@ -165,37 +172,6 @@ export class SideBySideTrainer {
         one.read = end
       })
     })
-  }
-
-  async #finish(
-    { lane, plan, factor, tokens, losses }: LaneStep,
-    step: number,
-  ): Promise<StepReport> {
-    const reading = losses.readFloats()
-    const updating = lane.optimizer.step(factor, losses)
-    const routing = lane.monitor?.report(updating.then(({ applied }) => applied))
-    const [{ gradientNorm, applied }, values, routed] = await Promise.all([
-      updating,
-      reading,
-      routing,
-    ])
-    const sums = new LossSums()
-    let read = 0
-    for (const batch of plan.batches) {
-      sums.add(batch, values.subarray(read))
-      read += batch.labels.length
-    }
-    return {
-      step,
-      ...sums.means(),
-      gradNorm: gradientNorm,
-      learningRate: this.#options.learningRate * factor,
-      tokens,
-      trainedTokens: plan.trainedTokens,
-      trainedTokensByDiscipline: sums.counts(),
-      applied,
-      ...(routed ? { routing: routed } : {}),
-    }
   }
 
   dispose(): void {

@@ -1,5 +1,5 @@
 import { DeviceError } from '../errors.js'
-import type { StepReport } from './trainer.js'
+import type { StepReport } from './step-report.js'
 
 /** Steps in a row whose loss or gradient may be non-finite before training stops. */
 const mostInRow = 3

@@ -7,7 +7,7 @@ import { closeLanes, openLanes, plansOf, readStep } from './lanes.js'
 import { parseTrainConfig } from './options.js'
 import { SideBySideTrainer } from './side-by-side.js'
 import type { TrainOptions } from './train.js'
-import type { StepReport } from './trainer.js'
+import type { StepReport } from './step-report.js'
 
 export interface TrainSideBySideOptions extends Omit<
   TrainOptions,

@@ -9,7 +9,8 @@ import { mixesDisciplines, mixRun } from './mixing.js'
 import { parseTrainConfig, type TrainConfigInput } from './options.js'
 import { scheduleFactor } from './schedule.js'
 import { SkippedSteps } from './skipped-steps.js'
-import { type StepReport, Trainer } from './trainer.js'
+import type { StepReport } from './step-report.js'
+import { Trainer } from './trainer.js'
 
 /** The keys of a training configuration that say how, not where. */
 type SharedOptions = Omit<

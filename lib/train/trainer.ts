@@ -4,32 +4,11 @@ import type { Decoder } from '../models/index.js'
 import { unfreezeWeights } from '../models/load.js'
 import { Scope } from '../scope.js'
 import { Tensor } from '../tensor.js'
-import { LossSums } from './loss-sums.js'
 import { MicroBatches } from './micro-batches.js'
 import { AdamW, type AdamWOptions } from './optimizer.js'
-import { countRouters, RoutingMonitor, type RoutingReport } from './routing.js'
+import { countRouters, RoutingMonitor } from './routing.js'
 import type { MicroBatchOptions } from './step.js'
-
-/** What one optimiser step did. */
-export interface StepReport {
-  /** From 1. */
-  readonly step: number
-  /** Mean loss in nats over the step's trained tokens, before the update; weights of tokens do not count in it. */
-  readonly loss: number
-  /** The same by discipline, for the disciplines that were in the step. */
-  readonly lossByDiscipline: Readonly<Record<string, number>>
-  /** Global norm before clipping. */
-  readonly gradNorm: number
-  readonly learningRate: number
-  /** Tokens that went through the model. */
-  readonly tokens: number
-  readonly trainedTokens: number
-  readonly trainedTokensByDiscipline: Readonly<Record<string, number>>
-  /** False if a loss or gradient was not finite: nothing was changed. */
-  readonly applied: boolean
-  /** What the routers did; only where there are any. */
-  readonly routing?: RoutingReport
-}
+import { finishStep, type StepReport } from './step-report.js'
 
 export interface TrainerOptions extends AdamWOptions, MicroBatchOptions {
   /** Called in every step with the loss of each trained token in nats, in the order of the micro-batches. */
@@ -93,32 +72,12 @@ export class Trainer {
         // Queueing takes time in proportion to the layers: let the event loop breathe between micro-batches.
         await new Promise((resolve) => setImmediate(resolve))
       }
-      const reading = losses.readFloats()
-      const updating = this.optimizer.step(factor, losses)
-      const routing = this.#monitor?.report(updating.then(({ applied }) => applied))
-      const [{ gradientNorm, applied }, values, routed] = await Promise.all([
-        updating,
-        reading,
-        routing,
-      ])
-      this.#options.onLosses?.(values)
-      const sums = new LossSums()
-      let read = 0
-      for (const batch of plan.batches) {
-        sums.add(batch, values.subarray(read))
-        read += batch.labels.length
-      }
-      return {
-        step,
-        ...sums.means(),
-        gradNorm: gradientNorm,
-        learningRate: this.#options.learningRate * factor,
-        tokens,
-        trainedTokens: plan.trainedTokens,
-        trainedTokensByDiscipline: sums.counts(),
-        applied,
-        ...(routed ? { routing: routed } : {}),
-      }
+      return await finishStep(
+        { step, plan, tokens, losses, monitor: this.#monitor },
+        this.optimizer,
+        { factor, learningRate: this.#options.learningRate },
+        this.#options.onLosses,
+      )
     } finally {
       losses.release()
     }
