@@ -77,11 +77,12 @@ __device__ inline void load_row(float (&to)[4], const float* from) {
 __device__ inline float& sum_of(float* sums, int i) { return sums[i]; }
 __device__ inline float& sum_of(float (*sums)[4], int i) { return sums[i / 4][i % 4]; }
 
-// x w and x^T w: with operands rounded to tf32 if they may be. The rows of the latter are cut into
-// chunks, whose sums go to `partial` where there are several.
+// x w (product_shrink.cu) and x^T w (product_gradient.cu): y overwrites, with operands as tf32 if
+// they may be rounded. The rows of the latter are cut into chunks, whose sums go to `partial`,
+// which is the caller's, where there are several.
 void run_shrink(Stream& stream, pl_layout layout, bool may_round, const NarrowProduct& product);
 void run_gradient(Stream& stream, bool may_round, const NarrowProduct& product);
-// How many chunks, of as many rows each but for the last; by the shape alone.
+// Sets `chunks`, and the rows of each but the last: by the shape alone.
 void cut_rows(NarrowProduct* product, int64_t rows);
 
 }  // namespace polylora::cuda
